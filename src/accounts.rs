@@ -1,0 +1,71 @@
+//! Names of users and groups, from `/etc/passwd` and `/etc/group` themselves: a static binary loads
+//! no name-service module with a capability in hand. Accounts kept elsewhere are given by number.
+
+/// The user id of `name` in the text of a `passwd(5)` file.
+pub fn uid_of(name: &str, passwd: &str) -> Option<u32> {
+    let entry = passwd
+        .lines()
+        .map(fields)
+        .find(|entry| entry.first() == Some(&name))?;
+    entry.get(2)?.parse().ok()
+}
+
+/// The name of the user `uid` in the text of a `passwd(5)` file.
+pub fn name_of(uid: u32, passwd: &str) -> Option<&str> {
+    let entry = passwd
+        .lines()
+        .map(fields)
+        .find(|entry| entry.get(2).and_then(|number| number.parse().ok()) == Some(uid))?;
+    entry.first().copied()
+}
+
+/// Whether the group `name` of a `group(5)` text is one of `gids`, or lists `user` as a member: who
+/// was put into a group need not log in anew.
+pub fn in_group(name: &str, gids: &[u32], user: Option<&str>, group: &str) -> bool {
+    let Some(entry) = group
+        .lines()
+        .map(fields)
+        .find(|entry| entry.first() == Some(&name))
+    else {
+        return false;
+    };
+    let gid = entry.get(2).and_then(|number| number.parse().ok());
+    let members = entry.get(3).copied().unwrap_or_default();
+    gid.is_some_and(|gid| gids.contains(&gid))
+        || user.is_some_and(|user| {
+            members
+                .split(',')
+                .any(|member| member == user && !user.is_empty())
+        })
+}
+
+fn fields(line: &str) -> Vec<&str> {
+    line.split(':').collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n+::::::\n";
+    const GROUP: &str = "root:x:0:\nnetdev:x:106:alice,bob\nempty:x:107:\n";
+
+    #[test]
+    fn a_user_is_found_by_name_and_by_number() {
+        assert_eq!(uid_of("alice", PASSWD), Some(1000));
+        assert_eq!(uid_of("ali", PASSWD), None);
+        assert_eq!(uid_of("+", PASSWD), None);
+        assert_eq!(name_of(1000, PASSWD), Some("alice"));
+        assert_eq!(name_of(1001, PASSWD), None);
+    }
+
+    #[test]
+    fn a_group_counts_by_the_process_or_by_the_file() {
+        assert!(in_group("netdev", &[5, 106], None, GROUP));
+        assert!(in_group("netdev", &[], Some("bob"), GROUP));
+        assert!(!in_group("netdev", &[107], Some("bo"), GROUP));
+        assert!(!in_group("empty", &[], Some(""), GROUP));
+        assert!(!in_group("nosuch", &[0, 106, 107], Some("alice"), GROUP));
+    }
+}

@@ -1,0 +1,249 @@
+//! Addresses and names, checked once where they enter, and the arithmetic that ties the addresses
+//! of a lease together.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+/// An IPv4 address with the length of its network prefix, as in `10.10.10.1/24` (RFC 4632).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    /// The address itself, host part included.
+    pub ip: Ipv4Addr,
+    /// The prefix length in bits, 0 to 32.
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// The bits of the network part, set.
+    fn mask(self) -> u32 {
+        u32::MAX
+            .checked_shl(32 - u32::from(self.prefix))
+            .unwrap_or(0)
+    }
+
+    /// The subnet's first address, the network's own.
+    pub fn network(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.ip.to_bits() & self.mask())
+    }
+
+    /// The subnet's last address, to which broadcasts go.
+    pub fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.ip.to_bits() | !self.mask())
+    }
+
+    /// Whether `ip` lies in this subnet.
+    pub fn contains(self, ip: Ipv4Addr) -> bool {
+        (ip.to_bits() ^ self.ip.to_bits()) & self.mask() == 0
+    }
+
+    /// Whether the two subnets share an address.
+    pub fn overlaps(self, other: Cidr) -> bool {
+        self.contains(other.network()) || other.contains(self.network())
+    }
+
+    /// Whether `ip` is one that a host of this subnet can have: inside, and neither the network's
+    /// own address nor the broadcast address.
+    pub fn is_host(self, ip: Ipv4Addr) -> bool {
+        self.contains(ip) && ip != self.network() && ip != self.broadcast()
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = &'static str;
+
+    /// Reads `A.B.C.D/P`; both parts are needed.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "not an IPv4 address with its prefix length, such as 10.10.10.1/24";
+        let (ip, prefix) = text.split_once('/').ok_or(WRONG)?;
+        let ip = ip.parse().map_err(|_| WRONG)?;
+        match prefix.parse::<u8>() {
+            // A sign is accepted by the standard parser, and leading zeros; iproute2 takes neither.
+            Ok(bits) if bits <= 32 && bits.to_string() == prefix => Ok(Cidr { ip, prefix: bits }),
+            _ => Err(WRONG),
+        }
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl<'de> Deserialize<'de> for Cidr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// The name of a network interface: one that the kernel takes literally.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IfName(String);
+
+impl IfName {
+    /// The longest name: `IFNAMSIZ` less the closing zero (`include/uapi/linux/if.h`).
+    pub const LONGEST: usize = 15;
+
+    /// A name that the program itself put together, of letters, digits and `-`.
+    pub(crate) fn literal(name: String) -> IfName {
+        IfName(name)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for IfName {
+    type Err = &'static str;
+
+    /// Follows `dev_valid_name` (`net/core/dev.c`), and refuses two things more: `%`, which the
+    /// kernel would expand to a number, and `all` and `default`, which name sysctl directories.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            Err("an interface name cannot be empty")
+        } else if text.len() > Self::LONGEST {
+            Err("an interface name has at most 15 bytes")
+        } else if [".", "..", "all", "default"].contains(&text) {
+            Err("not a name that an interface can have")
+        } else if !text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b))
+        {
+            Err("an interface name has printable ASCII only, and no space, '/', ':' or '%'")
+        } else {
+            Ok(IfName(text.to_owned()))
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for IfName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// An Ethernet address (EUI-48), in transmission order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Of a container's end, and of the bridge: `02:4e` and the IPv4 address. The first byte marks
+    /// it as locally administered (IEEE 802), so that it is nobody's hardware.
+    pub fn of(ip: Ipv4Addr) -> Mac {
+        let [a, b, c, d] = ip.octets();
+        Mac([0x02, 0x4e, a, b, c, d])
+    }
+
+    /// Of the host's end of the container at `ip`: `fe:4e` and that address. It differs from its
+    /// peer's, and is higher than any bridge's, so a bridge never takes it for its own.
+    pub fn of_host_end(ip: Ipv4Addr) -> Mac {
+        let [a, b, c, d] = ip.octets();
+        Mac([0xfe, 0x4e, a, b, c, d])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cidr(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_cidr_is_read_as_iproute2_writes_it() {
+        assert_eq!(cidr("10.10.10.1/24").to_string(), "10.10.10.1/24");
+        for wrong in [
+            "",
+            "10.10.10.1",
+            "10.10.10.1/",
+            "10.10.10.1/33",
+            "10.10.10/24",
+            "::1/64",
+            "1.2.3.4/+8",
+            "1.2.3.4/08",
+        ] {
+            assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_subnet_knows_its_first_and_last_address() {
+        let subnet = cidr("10.10.11.7/22");
+        assert_eq!(subnet.network(), Ipv4Addr::new(10, 10, 8, 0));
+        assert_eq!(subnet.broadcast(), Ipv4Addr::new(10, 10, 11, 255));
+        assert!(!subnet.is_host(subnet.network()));
+        assert!(!subnet.is_host(subnet.broadcast()));
+        assert!(subnet.is_host(Ipv4Addr::new(10, 10, 9, 255)));
+        assert!(!subnet.is_host(Ipv4Addr::new(10, 10, 12, 1)));
+    }
+
+    #[test]
+    fn overlap_is_seen_from_both_sides() {
+        let (small, large) = (cidr("10.10.10.1/24"), cidr("10.0.0.0/8"));
+        assert!(small.overlaps(large) && large.overlaps(small));
+        assert!(!small.overlaps(cidr("10.10.11.0/24")));
+        assert!(small.overlaps(cidr("10.10.10.77/32")));
+        assert!(small.overlaps(cidr("0.0.0.0/0")));
+    }
+
+    #[test]
+    fn a_name_that_the_kernel_would_read_otherwise_is_refused() {
+        for right in ["veth1", "a", "eth0.7", "123456789012345", "br-x_y"] {
+            assert!(right.parse::<IfName>().is_ok(), "{right}");
+        }
+        for wrong in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a:b",
+            "eth%d",
+            "a\tb",
+            "a\n",
+            "é",
+            "all",
+            "1234567890123456",
+        ] {
+            assert!(wrong.parse::<IfName>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn both_ends_of_a_wire_have_addresses_of_their_own() {
+        let ip = Ipv4Addr::new(10, 10, 10, 2);
+        assert_eq!(Mac::of(ip).to_string(), "02:4e:0a:0a:0a:02");
+        assert_eq!(Mac::of_host_end(ip).to_string(), "fe:4e:0a:0a:0a:02");
+    }
+}

@@ -1,0 +1,91 @@
+//! Attaching a container, from the right to do so to the report. What can be refused is refused
+//! before the first change, and what has been changed is taken back if a later step fails.
+
+use std::time::Instant;
+
+use crate::caller::{self, Caller};
+use crate::cli::Attach;
+use crate::container::Inside;
+use crate::error::{Failed, Result};
+use crate::host::lease::{self, Lease, Wanted};
+use crate::host::{Host, bridge};
+use crate::link::Link;
+use crate::policy;
+use crate::report::CniResult;
+use crate::target::Target;
+
+/// Gives the container that `request` names its network.
+///
+/// # Errors
+/// Any [`crate::error::Error`]; nothing of the wire is left then.
+pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
+    let deadline = Instant::now() + request.wait;
+    let privilege = caller.privilege()?;
+    let grant = policy::grant(caller, request)?;
+    let target = Target::open(&request.which, caller, &privilege, deadline)?;
+    let inside = Inside::enter(&target, caller, &request.container_end)?;
+
+    let mut host = Host::open(&privilege)?;
+    let found = bridge::find(&mut host, &grant)?;
+    let bridge_mtu = found.mtu(&grant);
+    let wanted = Wanted {
+        uid: caller.uid,
+        grant: &grant,
+        target: &target,
+        host_end: request.host_end.as_ref().filter(|_| caller.is_root()),
+        container_end: &request.container_end,
+        mtu: match request.mtu {
+            Some(mtu) if mtu > bridge_mtu => return Err(Failed::Mtu(mtu, bridge_mtu).into()),
+            mtu => mtu.unwrap_or(bridge_mtu),
+        },
+        address: request.container_ip(),
+        deadline,
+    };
+    let held = match inside.look()? {
+        Some(end) => Some(lease::find(&mut host, &wanted, found.index(), end)?),
+        None => lease::check(&mut host, &wanted).map(|()| None)?,
+    };
+    target.check_alive()?;
+
+    let bridge = bridge::ensure(&mut host, &grant, found)?;
+    let lease = match held {
+        Some(lease) => lease,
+        None => lease::take(&mut host, &wanted, &bridge, &inside)?,
+    };
+    let done = inside
+        .configure(
+            lease.index,
+            lease.address,
+            grant.address.ip,
+            request.loopback,
+        )
+        .and_then(|()| target.check_alive())
+        .and_then(|()| caller::give_up_all())
+        .and_then(|()| match request.json {
+            true => result(&bridge, &lease, &wanted).print(),
+            false => Ok(()),
+        });
+    if done.is_err() && lease.new {
+        // Should this fail too, the first error still says more, and the lease dies with the
+        // container.
+        let _ = lease::give_back(&lease, &inside);
+    }
+    done
+}
+
+fn result(bridge: &Link, lease: &Lease, wanted: &Wanted) -> CniResult {
+    let grant = wanted.grant;
+    CniResult::new(
+        (
+            &grant.bridge,
+            bridge
+                .mac
+                .unwrap_or(crate::address::Mac::of(grant.address.ip)),
+        ),
+        grant.address.ip,
+        &lease.host_end,
+        wanted.container_end,
+        lease.address,
+        &wanted.target.sandbox,
+    )
+}

@@ -1,0 +1,387 @@
+//! What happens inside the container, by a child process with the caller's own rights there.
+//!
+//! The child holds no capability on the host and cannot be read or traced. It joins the user
+//! namespace that owns the target, and then the target: if the kernel lets it in, the caller may
+//! configure the target, and if not, he may not. No comparison of ours decides. The child then does
+//! all the work inside, so that the parent, who holds CAP_NET_ADMIN on the host, never has a socket
+//! of the container's in its hands.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl;
+use nix::sys::socket::{
+    AddressFamily as SocketFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair,
+};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, close};
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Cidr, IfName};
+use crate::caller::{self, Caller};
+use crate::error::{Failed, Result};
+use crate::link::{self, By};
+use crate::netlink::{self, Netlink};
+use crate::sys;
+use crate::target::{self, Target};
+
+/// The longest message between parent and child, in bytes.
+const LONGEST: usize = 512;
+
+/// What the parent has the child do.
+#[derive(Debug, Serialize, Deserialize)]
+enum Order {
+    /// Look the container's end up.
+    Look,
+    /// Set the container's end up, give it its address and a default route.
+    Configure {
+        address: Ipv4Addr,
+        prefix: u8,
+        gateway: Ipv4Addr,
+        peer: u32,
+        loopback: bool,
+    },
+    /// Delete the container's end, and with it the wire.
+    Remove { peer: u32 },
+}
+
+/// What the child answers. Error numbers are `errno(3)`'s.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// To the fork itself: the kernel let the child in.
+    Joined,
+    /// To [`Order::Look`].
+    End(Option<End>),
+    /// To the others.
+    Done,
+    /// To any order.
+    Failed(Step, i32),
+}
+
+/// The container's end, as the inside sees it. Nothing is decided by it alone.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct End {
+    /// Its index inside.
+    pub index: u32,
+    /// Its peer's index outside.
+    pub peer: Option<u32>,
+}
+
+/// What the child was at when it failed.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum Step {
+    Look,
+    Vanished,
+    Up,
+    Address,
+    Route,
+    Loopback,
+    Remove,
+}
+
+impl Step {
+    fn explain(self, errno: Errno) -> (&'static str, &'static str) {
+        match (self, errno) {
+            (Step::Look, _) => ("looking the interface up", ""),
+            (Step::Vanished, _) => ("looking the interface up", ": somebody inside removed it"),
+            (Step::Up, _) => ("setting the interface up", ""),
+            (Step::Address, _) => ("adding the address", ""),
+            (Step::Route, Errno::EEXIST) => (
+                "adding the default route",
+                ": the container has another one already; remove that first (ip route del default)",
+            ),
+            (Step::Route, _) => ("adding the default route", ""),
+            (Step::Loopback, _) => ("setting lo up", ""),
+            (Step::Remove, _) => ("deleting the interface", ""),
+        }
+    }
+}
+
+/// The child, seen from its parent. It ends when this is dropped, and is waited for.
+#[derive(Debug)]
+pub struct Inside {
+    channel: Option<OwnedFd>,
+    child: Pid,
+}
+
+impl Inside {
+    /// Starts the child and has it join the target: the proof that the caller may configure it.
+    /// `end` is the name of the container's end, which all later orders are about.
+    ///
+    /// # Errors
+    /// [`Failed::Fork`] when there can be no child; a refusal in the target's own words when the
+    /// kernel does not let it in, or whatever else keeps it from saying that it is there.
+    pub fn enter(target: &Target, caller: &Caller, end: &IfName) -> Result<Inside> {
+        let (ours, theirs) = socketpair(
+            SocketFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(|errno| Failed::Fork(errno, ""))?;
+        match sys::fork() {
+            Err(errno @ Errno::EAGAIN) => {
+                Err(Failed::Fork(errno, ": too many processes (ulimit -u)").into())
+            }
+            Err(errno) => Err(Failed::Fork(errno, "").into()),
+            Ok(ForkResult::Child) => {
+                drop(ours);
+                sys::exit_now(match child(&theirs, target, caller, end) {
+                    Some(()) => 0,
+                    None => 1,
+                })
+            }
+            Ok(ForkResult::Parent { child }) => {
+                drop(theirs);
+                let inside = Inside {
+                    channel: Some(ours),
+                    child,
+                };
+                match inside.answer() {
+                    Ok(Answer::Joined) => Ok(inside),
+                    _ => Err(target.not_yours()),
+                }
+            }
+        }
+    }
+
+    /// What the inside says of the container's end.
+    ///
+    /// # Errors
+    /// [`Failed::Inside`] and [`Failed::ChildGone`].
+    pub fn look(&self) -> Result<Option<End>> {
+        match self.ask(&Order::Look)? {
+            Answer::End(end) => Ok(end),
+            _ => Err(Failed::ChildGone.into()),
+        }
+    }
+
+    /// Sets the container's end up, if its peer is the interface `peer` of the host, gives it
+    /// `address` and a default route by `gateway`; `lo` as well, if `loopback`.
+    ///
+    /// # Errors
+    /// [`Failed::Inside`] and [`Failed::ChildGone`].
+    pub fn configure(
+        &self,
+        peer: u32,
+        address: Cidr,
+        gateway: Ipv4Addr,
+        loopback: bool,
+    ) -> Result<()> {
+        let Cidr { ip, prefix } = address;
+        self.ask(&Order::Configure {
+            address: ip,
+            prefix,
+            gateway,
+            peer,
+            loopback,
+        })
+        .map(drop)
+    }
+
+    /// Deletes the container's end, if its peer is the interface `peer` of the host.
+    ///
+    /// # Errors
+    /// [`Failed::Inside`] and [`Failed::ChildGone`].
+    pub fn remove(&self, peer: u32) -> Result<()> {
+        self.ask(&Order::Remove { peer }).map(drop)
+    }
+
+    fn ask(&self, order: &Order) -> Result<Answer> {
+        let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
+        tell(channel, order).ok_or(Failed::ChildGone)?;
+        match self.answer()? {
+            Answer::Failed(step, errno) => {
+                let errno = Errno::from_raw(errno);
+                let (step, remedy) = step.explain(errno);
+                Err(Failed::Inside {
+                    step,
+                    errno,
+                    remedy,
+                }
+                .into())
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    fn answer(&self) -> Result<Answer> {
+        let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
+        hear(channel).ok_or_else(|| Failed::ChildGone.into())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // The child reads the end of the channel as its own.
+        self.channel = None;
+        // That it was waited for leaves no zombie to a caller who becomes its parent otherwise.
+        while waitpid(self.child, None) == Err(Errno::EINTR) {}
+    }
+}
+
+fn tell(channel: &OwnedFd, message: &impl Serialize) -> Option<()> {
+    let bytes = serde_json::to_vec(message).ok()?;
+    let sent = send(channel.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL).ok()?;
+    (sent == bytes.len()).then_some(())
+}
+
+fn hear<T: for<'de> Deserialize<'de>>(channel: &OwnedFd) -> Option<T> {
+    let mut bytes = [0; LONGEST];
+    loop {
+        match recv(channel.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
+            Ok(length) => return serde_json::from_slice(bytes.get(..length)?).ok(),
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The child's life. `None` when it could not get in, or the channel broke.
+fn child(channel: &OwnedFd, target: &Target, caller: &Caller, end: &IfName) -> Option<()> {
+    // The caller's own descriptors are of no use here, and a reader of them waits for their end.
+    for descriptor in 0..3 {
+        let _ = close(descriptor);
+    }
+    if !caller.is_root() {
+        caller::give_up_all().ok()?;
+    }
+    join(target)?;
+    let mut netlink = Netlink::open().ok()?;
+    tell(channel, &Answer::Joined)?;
+    while let Some(order) = hear(channel) {
+        let answer = match carry_out(&order, &mut netlink, end) {
+            Ok(answer) => answer,
+            Err((step, errno)) => Answer::Failed(step, errno as i32),
+        };
+        tell(channel, &answer)?;
+    }
+    Some(())
+}
+
+fn join(target: &Target) -> Option<()> {
+    // Root's own containers (ip netns) are owned by the user namespace that root is in already, and
+    // to join that again is an error. For anybody else the next call refuses them.
+    let own = nix::sys::stat::stat("/proc/self/ns/user").ok()?;
+    if target::identity(&target.owner).ok()? != (own.st_dev, own.st_ino) {
+        setns(&target.owner, CloneFlags::CLONE_NEWUSER).ok()?;
+    }
+    setns(&target.net, CloneFlags::CLONE_NEWNET).ok()?;
+    // Joining changed the credentials, and with them this.
+    prctl::set_dumpable(false).ok()
+}
+
+fn carry_out(order: &Order, netlink: &mut Netlink, name: &IfName) -> Result<Answer, (Step, Errno)> {
+    let end = link::get(netlink, By::Name(name)).map_err(at(Step::Look))?;
+    let ours = |peer| {
+        end.as_ref()
+            .filter(|end| end.peer == Some(peer))
+            .ok_or((Step::Vanished, Errno::ENODEV))
+    };
+    match *order {
+        Order::Look => Ok(Answer::End(end.map(|end| End {
+            index: end.index,
+            peer: end.peer,
+        }))),
+        Order::Configure {
+            address,
+            prefix,
+            gateway,
+            peer,
+            loopback,
+        } => {
+            let index = ours(peer)?.index;
+            link::set_up(netlink, index).map_err(at(Step::Up))?;
+            add_address(
+                netlink,
+                index,
+                Cidr {
+                    ip: address,
+                    prefix,
+                },
+            )
+            .map_err(at(Step::Address))?;
+            add_default_route(netlink, index, gateway).map_err(at(Step::Route))?;
+            if loopback {
+                // The loopback interface is the first of every namespace.
+                link::set_up(netlink, 1).map_err(at(Step::Loopback))?;
+            }
+            Ok(Answer::Done)
+        }
+        Order::Remove { peer } => {
+            link::delete(netlink, By::Index(ours(peer)?.index)).map_err(at(Step::Remove))?;
+            Ok(Answer::Done)
+        }
+    }
+}
+
+fn at(step: Step) -> impl Fn(netlink::Error) -> (Step, Errno) {
+    move |error| (step, error.errno())
+}
+
+/// Gives the interface `index` an IPv4 address, as `ip address replace` does. Having it already is
+/// success.
+///
+/// # Errors
+/// [`netlink::Error`].
+pub fn add_address(netlink: &mut Netlink, index: u32, address: Cidr) -> Result<(), netlink::Error> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    request.header.prefix_len = address.prefix;
+    request.header.index = index;
+    request.attributes = vec![
+        AddressAttribute::Local(address.ip.into()),
+        AddressAttribute::Address(address.ip.into()),
+        AddressAttribute::Broadcast(address.broadcast()),
+    ];
+    netlink.change(
+        RouteNetlinkMessage::NewAddress(request),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
+}
+
+/// Adds a default route through the interface `index`. Having that very route already is success.
+fn add_default_route(
+    netlink: &mut Netlink,
+    index: u32,
+    gateway: Ipv4Addr,
+) -> Result<(), netlink::Error> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    let filter = request.clone();
+    request.header.protocol = RouteProtocol::Boot;
+    request.header.scope = RouteScope::Universe;
+    request.header.kind = RouteType::Unicast;
+    let (gateway, device) = (
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+        RouteAttribute::Oif(index),
+    );
+    request.attributes = vec![gateway.clone(), device.clone()];
+    match netlink.change(
+        RouteNetlinkMessage::NewRoute(request),
+        NLM_F_CREATE | NLM_F_EXCL,
+    ) {
+        Err(error) if error.is(Errno::EEXIST) => {
+            let ours = netlink
+                .dump(RouteNetlinkMessage::GetRoute(filter))?
+                .iter()
+                .any(|route| {
+                    matches!(route, RouteNetlinkMessage::NewRoute(route)
+                    if route.header.destination_prefix_length == 0
+                        && route.attributes.contains(&gateway)
+                        && route.attributes.contains(&device))
+                });
+            if ours { Ok(()) } else { Err(error) }
+        }
+        done => done,
+    }
+}

@@ -1,0 +1,50 @@
+//! The host's side: the bridge, and the lease of an address, which is a port of it.
+
+pub mod bridge;
+pub mod lease;
+mod overlap;
+mod pool;
+
+use caps::Capability;
+
+use crate::caller::Privilege;
+use crate::error::{Failed, Result};
+use crate::link::{self, By, Link};
+use crate::netlink::{self, Netlink};
+
+/// The host's network, to be read by anybody and changed with CAP_NET_ADMIN.
+pub struct Host<'a> {
+    netlink: Netlink,
+    privilege: &'a Privilege,
+}
+
+impl Host<'_> {
+    /// Opens the host's network: that of the namespace that this process is in.
+    ///
+    /// # Errors
+    /// [`Failed::Netlink`].
+    pub fn open(privilege: &Privilege) -> Result<Host<'_>> {
+        // The kernel asks for the capability of whoever opened a socket, and of whoever sends.
+        let _raised = privilege.raise(Capability::CAP_NET_ADMIN)?;
+        let netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
+        Ok(Host { netlink, privilege })
+    }
+
+    /// Looks an interface up; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Failed::Netlink`].
+    pub fn link(&mut self, by: By) -> Result<Option<Link>> {
+        link::get(&mut self.netlink, by).map_err(Failed::netlink("looking an interface up"))
+    }
+
+    /// Runs `change` with CAP_NET_ADMIN in effect. The outer result tells of the capability, the
+    /// inner one of the change.
+    fn privileged<T>(
+        &mut self,
+        change: impl FnOnce(&mut Netlink) -> Result<T, netlink::Error>,
+    ) -> Result<Result<T, netlink::Error>> {
+        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
+        Ok(change(&mut self.netlink))
+    }
+}

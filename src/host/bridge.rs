@@ -1,0 +1,212 @@
+//! The bridge, brought about by requests that can each be repeated: a hundred first runs at once
+//! need no lock, and what one left half-made the next completes. It is never deleted, as somebody
+//! else may be joining it at any moment.
+
+use std::fs;
+use std::io;
+
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode,
+    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+
+use super::{Host, overlap};
+use crate::address::{IfName, Mac};
+use crate::container::add_address;
+use crate::error::{Failed, Result};
+use crate::link::{self, By, Link};
+use crate::policy::Grant;
+
+/// Frames to the link-local group addresses 01:80:c2:00:00:03 to :0f are forwarded like others and
+/// so pass the bridge's filters; the kernel allows no more bits (`BR_GROUPFWD_RESTRICTED`,
+/// `net/bridge/br_private.h`). Otherwise they reach the host past every filter.
+const GROUP_FWD_MASK: u16 = 0xfff8;
+
+/// The bridge as it is found, before anything is changed.
+#[derive(Debug)]
+pub struct Found {
+    link: Option<Link>,
+    addressed: bool,
+}
+
+impl Found {
+    /// The MTU that host ends will have: the bridge's, or the one that it will get, in bytes.
+    pub fn mtu(&self, grant: &Grant) -> u32 {
+        self.link
+            .as_ref()
+            .filter(|link| link.up)
+            .map_or(grant.mtu, |link| link.mtu)
+    }
+
+    /// The bridge's index, if there is one.
+    pub fn index(&self) -> Option<u32> {
+        self.link.as_ref().map(|link| link.index)
+    }
+}
+
+/// Looks at the bridge that `grant` names, and checks that it can be used or made. Nothing is
+/// changed.
+///
+/// # Errors
+/// [`Failed::NotABridge`], [`Failed::BridgeAddress`], [`Failed::Overlap`], [`Failed::Netlink`].
+pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
+    let link = host.link(By::Name(&grant.bridge))?;
+    if let Some(link) = &link {
+        check_kind(link, grant)?;
+    }
+    let addressed = match &link {
+        Some(link) => has_address(host, link.index, grant)?,
+        None => false,
+    };
+    if !addressed {
+        overlap::refuse(host, grant.address, link.as_ref().map(|link| link.index))?;
+    }
+    Ok(Found { link, addressed })
+}
+
+/// Makes the bridge, or completes it, where it is not as it should be. A bridge that is up has been
+/// set up to the end, by this program or by an administrator, and keeps what it has.
+///
+/// # Errors
+/// As [`find`], since others may be at the same bridge.
+pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
+    if let Found {
+        link: Some(link),
+        addressed: true,
+    } = found
+        && link.up
+    {
+        return Ok(link);
+    }
+    create(host, grant)?;
+    let Found {
+        link: Some(link),
+        addressed,
+    } = find(host, grant)?
+    else {
+        return Err(Failed::Contended.into());
+    };
+    if !link.up {
+        settle(host, grant, &link)?;
+    }
+    if !addressed {
+        host.privileged(|netlink| add_address(netlink, link.index, grant.address))?
+            .map_err(Failed::netlink("adding the bridge's address"))?;
+    }
+    // Up last: it says that everything before has been done.
+    host.privileged(|netlink| link::set_up(netlink, link.index))?
+        .map_err(Failed::netlink("setting the bridge up"))?;
+    match find(host, grant)? {
+        Found {
+            link: Some(link),
+            addressed: true,
+        } => Ok(link),
+        _ => Err(Failed::Contended.into()),
+    }
+}
+
+fn check_kind(link: &Link, grant: &Grant) -> Result<()> {
+    match link.kind {
+        Some(InfoKind::Bridge) => Ok(()),
+        _ => Err(Failed::NotABridge(grant.bridge.clone()).into()),
+    }
+}
+
+/// Whether the interface `index` has the bridge's address; that it has others only is an error.
+fn has_address(host: &mut Host, index: u32, grant: &Grant) -> Result<bool> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    request.header.index = index;
+    let addresses = match host.netlink.dump(RouteNetlinkMessage::GetAddress(request)) {
+        // It was deleted a moment ago.
+        Err(error) if error.is(Errno::ENODEV) => Vec::new(),
+        other => other.map_err(Failed::netlink("reading the bridge's addresses"))?,
+    };
+    let ours = AddressAttribute::Local(grant.address.ip.into());
+    let mut others = false;
+    for message in addresses {
+        match message {
+            RouteNetlinkMessage::NewAddress(address) if address.header.index == index => {
+                if address.header.prefix_len == grant.address.prefix
+                    && address.attributes.contains(&ours)
+                {
+                    return Ok(true);
+                }
+                others = true;
+            }
+            _ => {}
+        }
+    }
+    match others {
+        true => Err(Failed::BridgeAddress(grant.bridge.clone(), grant.address).into()),
+        false => Ok(false),
+    }
+}
+
+fn create(host: &mut Host, grant: &Grant) -> Result<()> {
+    let mut request = LinkMessage::default();
+    request.attributes = vec![
+        link::name_attribute(&grant.bridge),
+        // Set, or it would change with the ports.
+        link::mac_attribute(Mac::of(grant.address.ip)),
+        LinkAttribute::Mtu(passing_mtu(grant.mtu)),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![
+                // A few thousand joins from one container would switch it off for all.
+                InfoBridge::MulticastSnooping(false),
+                InfoBridge::GroupFwdMask(GROUP_FWD_MASK),
+                InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
+                    value: BridgeBooleanOptionFlags::NoLinkLocalLearn,
+                    mask: BridgeBooleanOptionFlags::NoLinkLocalLearn,
+                }),
+            ])),
+        ]),
+    ];
+    match host.privileged(|netlink| link::create(netlink, request))? {
+        Err(error) if error.is(Errno::EEXIST) => Ok(()),
+        done => Ok(done.map_err(Failed::netlink("creating the bridge"))?),
+    }
+}
+
+/// The MTU that the bridge is born with: another than it will have. Only a change pins it
+/// (`br_change_mtu`, `net/bridge/br_device.c`), and what is not pinned follows the lowest port's.
+fn passing_mtu(mtu: u32) -> u32 {
+    if mtu > 68 { mtu - 1 } else { mtu + 1 }
+}
+
+/// Sets what cannot be set at creation, before the bridge is up.
+fn settle(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
+    // A forged router advertisement from a container would take the host's default route.
+    let no_ipv6 =
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            In6AddrGenMode::None,
+        )])]);
+    match host.privileged(|netlink| link::set(netlink, link.index, vec![no_ipv6]))? {
+        // The host does without IPv6 altogether.
+        Err(error) if error.is(Errno::EAFNOSUPPORT) => {}
+        done => {
+            done.map_err(Failed::netlink("keeping IPv6 addresses off the bridge"))?;
+            refuse_router_advertisements(host, &grant.bridge)?;
+        }
+    }
+    let mtu = LinkAttribute::Mtu(grant.mtu);
+    host.privileged(|netlink| link::set(netlink, link.index, vec![mtu]))?
+        .map_err(Failed::netlink("setting the bridge's MTU"))?;
+    Ok(())
+}
+
+fn refuse_router_advertisements(host: &mut Host, bridge: &IfName) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra");
+    // Whoever has CAP_NET_ADMIN may write it (net_ctl_permissions, net/sysctl_net.c).
+    let _raised = host.privilege.raise(caps::Capability::CAP_NET_ADMIN)?;
+    match fs::write(&path, "0") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failed::File(path.into(), error).into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,355 @@
+//! The lease of an address, kept by the kernel alone: a lease is a link.
+//!
+//! The host's end of a wire is named `ns<uid>-<slot>`, with a slot below its owner's quota, and has
+//! the index `0x40000000 | (address & 0x3fffffff)`. Both are asked for in the one message that
+//! creates it, and the kernel refuses a second link of either. So no quota and no address can be
+//! raced past, and when the namespace dies the kernel removes the link, and with it the lease.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use nix::errno::Errno;
+
+use super::Host;
+use super::pool::{Pool, lowest_free};
+use crate::address::{Cidr, IfName, Mac};
+use crate::container::{End, Inside};
+use crate::error::{Error, Failed, Refused, Result};
+use crate::link::{self, By, Link};
+use crate::policy::Grant;
+use crate::target::Target;
+
+/// What marks an index as a lease's, and the part of an address that an index has room for.
+const MARK: u32 = 0x4000_0000;
+const ADDRESS_BITS: u32 = 0x3fff_ffff;
+
+/// How long to sleep between two tries to get what is still taken.
+const NAP: Duration = Duration::from_millis(20);
+
+/// How often a creation that others were faster at is tried again. Each time somebody else got
+/// what was wanted, so this many others must have come between.
+const TRIES: u32 = 2 * crate::policy::MOST_LINKS;
+
+/// The index of the link that leases `ip`.
+pub fn index_of(ip: Ipv4Addr) -> u32 {
+    MARK | (ip.to_bits() & ADDRESS_BITS)
+}
+
+/// The name of `uid`'s link number `slot`. The slot is in base 36, so that it has two digits at
+/// most and the longest uid leaves room for them.
+pub fn slot_name(uid: u32, slot: u32) -> IfName {
+    let digit = |value: u32| char::from_digit(value % 36, 36).unwrap_or('0');
+    let slot = match slot {
+        0..36 => digit(slot).to_string(),
+        _ => [digit(slot / 36), digit(slot)].iter().collect(),
+    };
+    IfName::literal(format!("ns{uid}-{slot}"))
+}
+
+/// Whether `name` is one of `uid`'s links.
+fn is_slot_name(name: &str, uid: u32) -> bool {
+    name.strip_prefix(&format!("ns{uid}-")).is_some_and(|slot| {
+        (1..=2).contains(&slot.len()) && slot.bytes().all(|b| b.is_ascii_alphanumeric())
+    })
+}
+
+/// A lease that is held: both ends of the wire exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lease {
+    /// The container's address, with the subnet's prefix length.
+    pub address: Cidr,
+    /// The index of the host's end.
+    pub index: u32,
+    /// The name of the host's end.
+    pub host_end: String,
+    /// Whether it was taken by this run, and not found.
+    pub new: bool,
+}
+
+/// What is asked for.
+pub struct Wanted<'a> {
+    /// The caller's real user id.
+    pub uid: u32,
+    /// The network, and the quota.
+    pub grant: &'a Grant,
+    /// The target, whose namespace the container's end is born in.
+    pub target: &'a Target,
+    /// The name of the host's end, if not the first free slot's.
+    pub host_end: Option<&'a IfName>,
+    /// The name of the container's end.
+    pub container_end: &'a IfName,
+    /// The MTU of the container's end, in bytes.
+    pub mtu: u32,
+    /// The address, if not the lowest free one.
+    pub address: Option<Ipv4Addr>,
+    /// Until when to wait for a lease that is dying.
+    pub deadline: Instant,
+}
+
+impl Wanted<'_> {
+    fn cidr(&self, ip: Ipv4Addr) -> Cidr {
+        Cidr {
+            ip,
+            prefix: self.grant.address.prefix,
+        }
+    }
+}
+
+/// The lease that the target has already, if the interface `end` inside is the container's end of
+/// one. That is decided by what the host knows of it: the inside says only where to look.
+///
+/// # Errors
+/// [`Failed::NameInside`] when the interface is something else, and [`Failed::AttachedAlready`]
+/// when it has another address than the one wanted.
+pub fn find(host: &mut Host, wanted: &Wanted, bridge: Option<u32>, end: End) -> Result<Lease> {
+    let foreign = || Error::from(Failed::NameInside(wanted.container_end.clone()));
+    let index = end
+        .peer
+        .filter(|index| index & MARK != 0)
+        .ok_or_else(foreign)?;
+    let subnet = wanted.grant.address;
+    // The bits that the index has no room for are the subnet's, which has no more than ten others.
+    let ip = Ipv4Addr::from_bits((subnet.ip.to_bits() & !ADDRESS_BITS) | (index & ADDRESS_BITS));
+    let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
+    let of_the_caller = wanted.uid == 0 || is_slot_name(&link.name, wanted.uid);
+    let to_the_target = link.peer == Some(end.index)
+        && link.peer_namespace.is_some()
+        && link.peer_namespace == namespace_id(host, wanted.target)?;
+    if !of_the_caller
+        || !to_the_target
+        || link.kind != Some(InfoKind::Veth)
+        || link.master != bridge
+        || bridge.is_none()
+        || !subnet.is_host(ip)
+    {
+        return Err(foreign());
+    }
+    let address = wanted.cidr(ip);
+    if wanted.address.is_some_and(|asked| asked != ip) {
+        return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
+    }
+    Ok(Lease {
+        address,
+        index,
+        host_end: link.name,
+        new: false,
+    })
+}
+
+/// The id by which this network namespace knows the target (`RTM_GETNSID`, `rtnetlink(7)`).
+fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
+    let mut request = NsidMessage::default();
+    request
+        .attributes
+        .push(NsidAttribute::Fd(target.net.as_raw_fd().cast_unsigned()));
+    let answer = host
+        .netlink
+        .get(RouteNetlinkMessage::GetNsId(request))
+        .map_err(Failed::netlink(
+            "reading the id of the container's namespace",
+        ))?;
+    let RouteNetlinkMessage::NewNsId(answer) = answer else {
+        return Ok(None);
+    };
+    Ok(answer
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if id >= 0 => Some(id),
+            _ => None,
+        }))
+}
+
+/// What stands in the way of a lease at the moment.
+enum Taken {
+    /// The address asked for.
+    Address(Ipv4Addr),
+    /// Every address of the subnet.
+    Subnet,
+    /// Every slot of the caller's.
+    Quota,
+}
+
+/// Checks, without changing anything, that a lease can be had; waits until the deadline for one
+/// that is dying.
+///
+/// # Errors
+/// [`Failed::Leased`], [`Failed::SubnetFull`], [`Refused::Quota`], [`Failed::HostName`].
+pub fn check(host: &mut Host, wanted: &Wanted) -> Result<()> {
+    if let Some(name) = wanted.host_end
+        && host.link(By::Name(name))?.is_some()
+    {
+        return Err(Failed::HostName(name.clone()).into());
+    }
+    choose(host, wanted).map(drop)
+}
+
+/// Takes a lease: creates both ends of the wire, the container's in the target's namespace.
+///
+/// # Errors
+/// As [`check`], and [`Failed::NameInside`], [`Failed::BridgeFull`], [`Failed::Contended`].
+pub fn take(host: &mut Host, wanted: &Wanted, bridge: &Link, inside: &Inside) -> Result<Lease> {
+    for _ in 0..TRIES {
+        let (ip, name) = choose(host, wanted)?;
+        let (index, request) = (index_of(ip), wire(wanted, bridge, ip, &name));
+        match host.privileged(|netlink| link::create(netlink, request))? {
+            Ok(()) => {
+                let (address, host_end) = (wanted.cidr(ip), name.to_string());
+                return Ok(Lease {
+                    address,
+                    index,
+                    host_end,
+                    new: true,
+                });
+            }
+            Err(error) if error.is(Errno::EEXIST) => {
+                // Four things answer so: the index, the name, an alternative name, the name inside.
+                if host.link(By::Index(index))?.is_some() {
+                    continue;
+                }
+                match (host.link(By::Name(&name))?, wanted.host_end) {
+                    (Some(_), Some(asked)) => return Err(Failed::HostName(asked.clone()).into()),
+                    (Some(_), None) => continue,
+                    (None, _) => {}
+                }
+                if inside.look()?.is_some() {
+                    return Err(Failed::NameInside(wanted.container_end.clone()).into());
+                }
+            }
+            Err(error) if error.is(Errno::EXFULL) => {
+                return Err(Failed::BridgeFull(wanted.grant.bridge.clone()).into());
+            }
+            Err(error) => return Err(Failed::Netlink("creating the wire", error).into()),
+        }
+    }
+    Err(Failed::Contended.into())
+}
+
+/// Gives a lease back: the wire is deleted, from inside with the container's own rights.
+///
+/// # Errors
+/// [`Failed::Inside`] and [`Failed::ChildGone`].
+pub fn give_back(lease: &Lease, inside: &Inside) -> Result<()> {
+    inside.remove(lease.index)
+}
+
+/// A free address and a free name, until the deadline.
+fn choose(host: &mut Host, wanted: &Wanted) -> Result<(Ipv4Addr, IfName)> {
+    loop {
+        let taken = match try_choose(host, wanted)? {
+            Ok(choice) => return Ok(choice),
+            Err(taken) => taken,
+        };
+        let left = wanted.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(match taken {
+                Taken::Address(ip) => Failed::Leased(ip).into(),
+                Taken::Subnet => Failed::SubnetFull(wanted.grant.address).into(),
+                Taken::Quota => Refused::Quota(wanted.grant.links, wanted.uid).into(),
+            });
+        }
+        // Nothing says when it will be free: the kernel tells of every link that goes, but the
+        // answer would have to be asked for again anyway.
+        sleep(NAP.min(left));
+    }
+}
+
+fn try_choose(host: &mut Host, wanted: &Wanted) -> Result<Result<(Ipv4Addr, IfName), Taken>> {
+    let name = match wanted.host_end {
+        Some(name) => name.clone(),
+        None => {
+            let slot = lowest_free(wanted.grant.links, |slot| {
+                Ok(host.link(By::Name(&slot_name(wanted.uid, slot)))?.is_some())
+            })?;
+            let Some(slot) = slot else {
+                return Ok(Err(Taken::Quota));
+            };
+            slot_name(wanted.uid, slot)
+        }
+    };
+    let mut leased = |ip| Ok(host.link(By::Index(index_of(ip)))?.is_some());
+    let ip = match wanted.address {
+        Some(ip) if leased(ip)? => return Ok(Err(Taken::Address(ip))),
+        Some(ip) => ip,
+        None => {
+            let pool = Pool::of(wanted.grant.address);
+            let position = lowest_free(pool.len(), |position| leased(pool.nth(position)))?;
+            let Some(position) = position else {
+                return Ok(Err(Taken::Subnet));
+            };
+            pool.nth(position)
+        }
+    };
+    Ok(Ok((ip, name)))
+}
+
+/// The message that creates both ends at once, the container's in its own namespace from the start:
+/// to move one there later takes ten times as long.
+fn wire(wanted: &Wanted, bridge: &Link, ip: Ipv4Addr, name: &IfName) -> LinkMessage {
+    let end = |name: &IfName, mac: Mac, mtu: u32| {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            link::name_attribute(name),
+            link::mac_attribute(mac),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::NumTxQueues(1),
+            LinkAttribute::NumRxQueues(1),
+        ];
+        message
+    };
+    let mut inside = end(wanted.container_end, Mac::of(ip), wanted.mtu);
+    inside.attributes.push(LinkAttribute::NetNsFd(
+        wanted.target.net.as_fd().as_raw_fd(),
+    ));
+    // A port with a lower MTU than the bridge's would lower that of everybody's.
+    let mut outside = end(name, Mac::of_host_end(ip), bridge.mtu);
+    outside.header.index = index_of(ip);
+    outside.header.flags = LinkFlags::Up;
+    outside.header.change_mask = LinkFlags::Up;
+    outside.attributes.extend([
+        LinkAttribute::Controller(bridge.index),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
+        ]),
+    ]);
+    outside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_and_its_index_determine_each_other() {
+        assert_eq!(index_of(Ipv4Addr::new(10, 10, 10, 2)), 0x4a0a_0a02);
+        assert_eq!(index_of(Ipv4Addr::new(192, 168, 1, 2)), 0x40a8_0102);
+        // An index is a positive 32-bit number (struct ifinfomsg, linux/rtnetlink.h).
+        assert!(i32::try_from(index_of(Ipv4Addr::new(255, 255, 255, 255))).is_ok());
+    }
+
+    #[test]
+    fn every_uid_and_slot_has_a_name_of_its_own() {
+        assert_eq!(slot_name(1000, 0).as_str(), "ns1000-0");
+        assert_eq!(slot_name(1000, 35).as_str(), "ns1000-z");
+        assert_eq!(slot_name(1000, 36).as_str(), "ns1000-10");
+        let longest = slot_name(u32::MAX, crate::policy::MOST_LINKS);
+        assert_eq!(longest.as_str(), "ns4294967295-sf");
+        assert_eq!(longest.as_str().parse(), Ok(longest));
+        let names: std::collections::HashSet<_> = (0..=1023)
+            .map(|slot| slot_name(7, slot).to_string())
+            .collect();
+        assert_eq!(names.len(), 1024);
+        assert!(names.iter().all(|name| is_slot_name(name, 7)));
+        for foreign in ["ns77-0", "ns7-", "ns7-000", "ns7--1", "veth0", "ns7-0/"] {
+            assert!(!is_slot_name(foreign, 7), "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! netsetgo gives a rootless container kernel-speed networking.
+//!
+//! A run is one straight line, a module a step: [`caller`] becomes the caller, [`cli`] reads what he
+//! asks for, [`policy`] says whether he may, [`target`] opens the container's namespace,
+//! [`container`] proves that he may configure it, and does the work inside, [`host`] makes the
+//! bridge and takes the lease, [`report`] prints the outcome. [`attach`] puts the steps together.
+//! The rest serves them: [`address`], [`accounts`], [`netlink`] and [`link`], [`error`], and
+//! [`sys`], the only place with unsafe code.
+
+pub mod accounts;
+pub mod address;
+pub mod attach;
+pub mod caller;
+pub mod cli;
+pub mod container;
+pub mod error;
+pub mod host;
+pub mod link;
+pub mod netlink;
+pub mod policy;
+pub mod report;
+pub mod sys;
+pub mod target;

@@ -1,0 +1,148 @@
+//! Network interfaces, as `rtnetlink(7)` tells of them.
+
+use netlink_packet_core::NLM_F_EXCL;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
+use nix::errno::Errno;
+
+use crate::address::{IfName, Mac};
+use crate::netlink::{Error, Netlink};
+
+/// What this program wants to know of an interface.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its kind, if it is a virtual one.
+    pub kind: Option<InfoKind>,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<Mac>,
+    /// Whether it is set up (`IFF_UP`).
+    pub up: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The index of the bridge that it is a port of.
+    pub master: Option<u32>,
+    /// The index of its peer, in the peer's network namespace.
+    pub peer: Option<u32>,
+    /// The peer's network namespace, by the id that this one knows it by.
+    pub peer_namespace: Option<i32>,
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Link {
+        let mut link = Link {
+            index: message.header.index,
+            ..Link::default()
+        };
+        link.up = message.header.flags.contains(LinkFlags::Up);
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Controller(master) => link.master = Some(master),
+                LinkAttribute::Link(peer) => link.peer = Some(peer),
+                LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(id),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// Which interface is meant.
+#[derive(Debug, Clone, Copy)]
+pub enum By<'a> {
+    /// The one with this index.
+    Index(u32),
+    /// The one with this name, or with this alternative name.
+    Name(&'a IfName),
+}
+
+/// Looks an interface up; `None` when there is none.
+///
+/// # Errors
+/// [`Error`].
+pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
+    let mut request = LinkMessage::default();
+    match by {
+        By::Index(index) => request.header.index = index,
+        By::Name(name) => request.attributes.push(name_attribute(name)),
+    }
+    // Counters are of no interest, and most of the work of answering.
+    request
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    match netlink.get(RouteNetlinkMessage::GetLink(request)) {
+        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(message.into())),
+        Ok(other) => Err(Error::Reply(format!("not a link: {other:?}"))),
+        Err(error) if error.is(Errno::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Changes the interface `index`.
+///
+/// # Errors
+/// [`Error`].
+pub fn set(netlink: &mut Netlink, index: u32, attributes: Vec<LinkAttribute>) -> Result<(), Error> {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    request.attributes = attributes;
+    netlink.change(RouteNetlinkMessage::SetLink(request), 0)
+}
+
+/// Sets the interface `index` up.
+///
+/// # Errors
+/// [`Error`].
+pub fn set_up(netlink: &mut Netlink, index: u32) -> Result<(), Error> {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    request.header.flags = LinkFlags::Up;
+    request.header.change_mask = LinkFlags::Up;
+    netlink.change(RouteNetlinkMessage::SetLink(request), 0)
+}
+
+/// Creates the interface that `request` describes.
+///
+/// # Errors
+/// [`Error::Kernel`] with EEXIST when its name or index is taken.
+pub fn create(netlink: &mut Netlink, request: LinkMessage) -> Result<(), Error> {
+    let flags = netlink_packet_core::NLM_F_CREATE | NLM_F_EXCL;
+    netlink.change(RouteNetlinkMessage::NewLink(request), flags)
+}
+
+/// Deletes an interface, and with it its peer.
+///
+/// # Errors
+/// [`Error::Kernel`] with ENODEV when there is none.
+pub fn delete(netlink: &mut Netlink, by: By) -> Result<(), Error> {
+    let mut request = LinkMessage::default();
+    match by {
+        By::Index(index) => request.header.index = index,
+        By::Name(name) => request.attributes.push(name_attribute(name)),
+    }
+    netlink.change(RouteNetlinkMessage::DelLink(request), 0)
+}
+
+/// The attribute that names an interface.
+pub fn name_attribute(name: &IfName) -> LinkAttribute {
+    LinkAttribute::IfName(name.as_str().to_owned())
+}
+
+/// The attribute that gives an interface its Ethernet address.
+pub fn mac_attribute(mac: Mac) -> LinkAttribute {
+    LinkAttribute::Address(mac.0.to_vec())
+}

@@ -1,0 +1,27 @@
+//! `netsetgo`: see the library crate for the parts, and `netsetgo(8)` for the use.
+#![no_main]
+#![forbid(unsafe_code)]
+
+use netsetgo::attach::attach;
+use netsetgo::caller::become_caller;
+use netsetgo::cli::{self, Request};
+use netsetgo::error::Result;
+use netsetgo::report;
+
+netsetgo::entry_point!(story);
+
+fn story() -> i32 {
+    match run() {
+        Ok(()) => 0,
+        Err(error) => report::failure(&error),
+    }
+}
+
+fn run() -> Result<()> {
+    let mut caller = become_caller()?;
+    match cli::parse(std::env::args_os().skip(1))? {
+        Request::Help => report::print(&cli::help()),
+        Request::Version => report::print(cli::version()),
+        Request::Attach(request) => attach(&mut caller, &request),
+    }
+}

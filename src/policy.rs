@@ -1,0 +1,424 @@
+//! The policy: `/etc/netsetgo.toml`, by which an administrator says who may attach containers, how
+//! many, and to which network. See `netsetgo.toml(5)`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::libc::O_NONBLOCK;
+use serde::Deserialize;
+
+use crate::accounts;
+use crate::address::{Cidr, IfName};
+use crate::caller::Caller;
+use crate::cli::Attach;
+use crate::error::{Failed, Refused, Result};
+
+/// Where the policy is kept.
+pub const PATH: &str = "/etc/netsetgo.toml";
+
+/// The most bytes that are read of a file: accounts on a large site fit many times over.
+const LARGEST: u64 = 16 << 20;
+
+/// The most ports that a bridge can have (`BR_MAX_PORTS` less one, `net/bridge/br_private.h`), and
+/// so the most containers at once.
+pub const MOST_LINKS: u32 = 1023;
+
+/// The network that a caller is granted, and how much of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grant {
+    /// The bridge on the host.
+    pub bridge: IfName,
+    /// The bridge's address, and with it the subnet.
+    pub address: Cidr,
+    /// The MTU that the bridge gets when it is made, in bytes.
+    pub mtu: u32,
+    /// How many containers the caller may have attached at once.
+    pub links: u32,
+}
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    #[serde(default)]
+    network: Network,
+    #[serde(default)]
+    allow: Vec<Allow>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Network {
+    bridge: IfName,
+    address: Cidr,
+    #[serde(deserialize_with = "mtu")]
+    mtu: u32,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        #[allow(clippy::expect_used, reason = "constants, parsed in every test")]
+        Network {
+            bridge: "brg0".parse().expect("a name"),
+            address: "10.10.10.1/24".parse().expect("an address"),
+            mtu: 1500,
+        }
+    }
+}
+
+/// One `[[allow]]` entry.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "RawAllow")]
+struct Allow {
+    who: Who,
+    links: u32,
+}
+
+#[derive(Debug)]
+enum Who {
+    User(String),
+    Uid(u32),
+    Group(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAllow {
+    user: Option<String>,
+    uid: Option<u32>,
+    group: Option<String>,
+    #[serde(default = "default_links", deserialize_with = "links")]
+    links: u32,
+}
+
+impl TryFrom<RawAllow> for Allow {
+    type Error = &'static str;
+
+    fn try_from(raw: RawAllow) -> Result<Self, Self::Error> {
+        let who = match (raw.user, raw.uid, raw.group) {
+            (Some(user), None, None) => Who::User(user),
+            (None, Some(uid), None) => Who::Uid(uid),
+            (None, None, Some(group)) => Who::Group(group),
+            _ => return Err("an [[allow]] entry has exactly one of user, uid and group"),
+        };
+        Ok(Allow {
+            who,
+            links: raw.links,
+        })
+    }
+}
+
+fn default_links() -> u32 {
+    16
+}
+
+/// Reads an integer between `least` and `most`; the error comes with its place in the file.
+fn between<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+    least: u32,
+    most: u32,
+) -> Result<u32, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    u32::try_from(number)
+        .ok()
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| {
+            serde::de::Error::custom(format!("{number} is not between {least} and {most}"))
+        })
+}
+
+fn mtu<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    between(deserializer, 68, 65535)
+}
+
+fn links<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    between(deserializer, 0, MOST_LINKS)
+}
+
+impl Policy {
+    /// Reads and checks the file at `path`. `None` means that there is none.
+    ///
+    /// # Errors
+    /// [`Refused::UntrustedPolicy`] when somebody else than root may have written it, and
+    /// [`Failed::Policy`], with line and column, when it does not read as a policy.
+    pub fn load(path: &Path) -> Result<Option<Policy>> {
+        // Not blocking, so that a FIFO in its place cannot hold the run up.
+        let mut file = match OpenOptions::new()
+            .read(true)
+            .custom_flags(O_NONBLOCK)
+            .open(path)
+        {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failed::File(path.into(), error).into()),
+        };
+        check_owner(&file, path)?;
+        Policy::parse(&read(&mut file, path)?, path).map(Some)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Policy> {
+        toml::from_str(text).map_err(|error| {
+            let (line, column) = place(text, error.span().map_or(0, |span| span.start));
+            let why = error.message().to_owned();
+            Failed::Policy {
+                path: path.into(),
+                line,
+                column,
+                why,
+            }
+            .into()
+        })
+    }
+
+    /// What `caller` is granted, by the first entry that matches him; root is granted everything.
+    fn links(&self, caller: &Caller, accounts: &Accounts) -> Option<u32> {
+        if caller.is_root() {
+            return Some(MOST_LINKS);
+        }
+        let user = accounts::name_of(caller.uid, &accounts.passwd);
+        let entry = self.allow.iter().find(|entry| match &entry.who {
+            Who::Uid(uid) => *uid == caller.uid,
+            Who::User(name) => accounts::uid_of(name, &accounts.passwd) == Some(caller.uid),
+            Who::Group(name) => accounts::in_group(name, &caller.gids, user, &accounts.group),
+        })?;
+        Some(entry.links)
+    }
+
+    /// Whether an entry names its user or group, so that the accounts have to be read.
+    fn has_names(&self) -> bool {
+        self.allow
+            .iter()
+            .any(|entry| !matches!(entry.who, Who::Uid(_)))
+    }
+}
+
+/// The texts of `/etc/passwd` and `/etc/group`.
+#[derive(Default)]
+struct Accounts {
+    passwd: String,
+    group: String,
+}
+
+impl Accounts {
+    fn load() -> Result<Accounts> {
+        let text = |path: &str| {
+            let path = Path::new(path);
+            let mut file = File::open(path).map_err(|error| Failed::File(path.into(), error))?;
+            read(&mut file, path)
+        };
+        Ok(Accounts {
+            passwd: text("/etc/passwd")?,
+            group: text("/etc/group")?,
+        })
+    }
+}
+
+/// What `caller` is granted of `request`, by the policy at [`PATH`].
+///
+/// # Errors
+/// [`Refused`] when the policy cannot be trusted or does not grant it; [`Failed`] when it cannot be
+/// read, or what it or the request says cannot be.
+pub fn grant(caller: &Caller, request: &Attach) -> Result<Grant> {
+    let path = Path::new(PATH);
+    let policy = match Policy::load(path)? {
+        Some(policy) => policy,
+        None if caller.is_root() => Policy::default(),
+        None => return Err(Refused::NoPolicy(path.into()).into()),
+    };
+    let accounts = match policy.has_names() && !caller.is_root() {
+        true => Accounts::load()?,
+        false => Accounts::default(),
+    };
+    let links = policy
+        .links(caller, &accounts)
+        .filter(|links| *links > 0)
+        .ok_or_else(|| Refused::NotAllowed(caller.uid, path.into()))?;
+    let Network {
+        bridge,
+        address,
+        mtu,
+    } = policy.network;
+    let mut grant = Grant {
+        bridge,
+        address,
+        mtu,
+        links,
+    };
+    narrow(&mut grant, caller, request)?;
+    Ok(grant)
+}
+
+/// Brings the request's own bridge and address in, where the caller may name them, and checks what
+/// can be checked by arithmetic.
+fn narrow(grant: &mut Grant, caller: &Caller, request: &Attach) -> Result<()> {
+    if let Some(bridge) = request
+        .bridge_name
+        .as_ref()
+        .filter(|name| **name != grant.bridge)
+    {
+        if !caller.is_root() {
+            return Err(Refused::Bridge(bridge.clone(), grant.bridge.clone()).into());
+        }
+        grant.bridge = bridge.clone();
+    }
+    if let Some(address) = request
+        .bridge_address
+        .filter(|address| *address != grant.address)
+    {
+        if !caller.is_root() {
+            return Err(Refused::BridgeAddress(address, grant.address).into());
+        }
+        grant.address = address;
+    }
+    if !(22..=30).contains(&grant.address.prefix) {
+        return Err(Failed::SubnetSize(grant.address).into());
+    }
+    let ip = grant.address.ip;
+    if !grant.address.is_host(ip) || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] == 0 {
+        return Err(Failed::NoHostAddress(grant.address).into());
+    }
+    request
+        .container_address
+        .map_or(Ok(()), |address| container_address(grant.address, address))
+}
+
+/// Checks an address asked for with `-containerAddress` against the bridge's.
+fn container_address(bridge: Cidr, asked: Cidr) -> Result<()> {
+    let wrong = if !bridge.contains(asked.ip) {
+        "not in the bridge's subnet"
+    } else if asked.prefix != bridge.prefix {
+        "its prefix length is not the bridge's"
+    } else if asked.ip == bridge.ip {
+        "the bridge's own address"
+    } else if asked.ip == bridge.network() {
+        "the network's own address"
+    } else if asked.ip == bridge.broadcast() {
+        "the broadcast address"
+    } else {
+        return Ok(());
+    };
+    Err(Failed::ContainerAddress(asked, wrong).into())
+}
+
+fn check_owner(file: &File, path: &Path) -> Result<()> {
+    let facts = file
+        .metadata()
+        .map_err(|error| Failed::File(path.into(), error))?;
+    let wrong = if !facts.is_file() {
+        "not a regular file"
+    } else if facts.uid() != 0 {
+        "not owned by root"
+    } else if facts.mode() & 0o022 != 0 {
+        "others can write it"
+    } else {
+        return Ok(());
+    };
+    Err(Refused::UntrustedPolicy(path.into(), wrong).into())
+}
+
+fn read(file: &mut File, path: &Path) -> Result<String> {
+    let mut text = String::new();
+    file.take(LARGEST + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| Failed::File(path.into(), error))?;
+    match text.len() as u64 > LARGEST {
+        true => Err(Failed::TooLarge(path.into(), LARGEST).into()),
+        false => Ok(text),
+    }
+}
+
+/// Line and column, each counted from 1, of the byte at `offset`.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let column = before
+        .get(line_start..)
+        .map_or(0, |line| line.chars().count());
+    (before.matches('\n').count() + 1, column + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Policy> {
+        Policy::parse(text, Path::new("/p"))
+    }
+
+    fn wrong(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_file_has_the_defaults_and_allows_nobody() {
+        let policy = parse("").unwrap();
+        assert_eq!(policy.network.bridge.as_str(), "brg0");
+        assert_eq!(policy.network.address.to_string(), "10.10.10.1/24");
+        assert_eq!(policy.network.mtu, 1500);
+        assert!(policy.allow.is_empty());
+    }
+
+    #[test]
+    fn an_error_names_its_line_and_column() {
+        assert!(wrong("[network]\nbrigde = \"x\"").contains("line 2, column 1: unknown field"));
+        assert!(wrong("[network]\nmtu = 67").contains("line 2, column 7: 67 is not between"));
+        assert!(wrong("x").contains("line 1, column "));
+        assert!(wrong("[network]\nbridge = \"a b\"").contains("line 2, column 10: an interface"));
+    }
+
+    #[test]
+    fn an_entry_names_exactly_one_user_or_group() {
+        for text in [
+            "links = 1",
+            "uid = 1\nuser = \"a\"",
+            "group = \"g\"\nuid = 1",
+        ] {
+            let text = format!("[[allow]]\n{text}");
+            assert!(
+                wrong(&text).contains("line 1, column 1: an [[allow]] entry"),
+                "{text}"
+            );
+        }
+        assert!(wrong("[[allow]]\nuid = -1").contains("line 2"));
+        assert!(wrong("[[allow]]\nuid = 1\nlinks = 1024").contains("not between 0 and 1023"));
+    }
+
+    #[test]
+    fn the_first_entry_that_matches_decides() {
+        let policy = parse(
+            "[[allow]]\nuser = \"alice\"\nlinks = 0\n[[allow]]\ngroup = \"netdev\"\nlinks = 4\n\
+             [[allow]]\nuid = 1001\nlinks = 9",
+        )
+        .unwrap();
+        let accounts = Accounts {
+            passwd: "alice:x:1000:1000::/:\nbob:x:1001:1001::/:\n".to_owned(),
+            group: "netdev:x:106:alice\n".to_owned(),
+        };
+        let links = |uid, gids: &[u32]| policy.links(&Caller::for_test(uid, gids), &accounts);
+        assert_eq!(links(1000, &[106]), Some(0));
+        assert_eq!(links(1001, &[106]), Some(4));
+        assert_eq!(links(1001, &[1001]), Some(9));
+        assert_eq!(links(1002, &[1002]), None);
+        assert_eq!(links(0, &[0]), Some(MOST_LINKS));
+    }
+
+    #[test]
+    fn an_address_that_no_container_can_have_is_said_to_be_so() {
+        let check = |asked: &str| {
+            let bridge = "10.10.10.1/24".parse().unwrap();
+            container_address(bridge, asked.parse().unwrap()).map_err(|error| error.to_string())
+        };
+        assert!(check("10.10.10.2/24").is_ok());
+        for (asked, why) in [
+            ("10.10.11.2/24", "not in"),
+            ("10.10.10.2/25", "prefix"),
+            ("10.10.10.1/24", "own address"),
+            ("10.10.10.0/24", "network"),
+            ("10.10.10.255/24", "broadcast"),
+        ] {
+            assert!(check(asked).unwrap_err().contains(why), "{asked}");
+        }
+    }
+}

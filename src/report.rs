@@ -1,0 +1,120 @@
+//! What a run says: nothing, a text, or a CNI result; and of an error, one line.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+use nix::unistd::write;
+use serde::Serialize;
+
+use crate::address::{Cidr, IfName, Mac};
+use crate::error::{Error, Failed, Result};
+
+/// The result of an attach, as the CNI specification 1.0.0 has it ("Success Types", "Add").
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CniResult {
+    cni_version: &'static str,
+    interfaces: Vec<Interface>,
+    ips: Vec<Ip>,
+    routes: Vec<Route>,
+    dns: Dns,
+}
+
+#[derive(Debug, Serialize)]
+struct Interface {
+    name: String,
+    mac: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Ip {
+    address: String,
+    gateway: Ipv4Addr,
+    /// The interface that has it, by its place in the list.
+    interface: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Route {
+    dst: &'static str,
+    gw: Ipv4Addr,
+}
+
+/// Empty: netsetgo configures no name service.
+#[derive(Debug, Serialize)]
+struct Dns {}
+
+impl CniResult {
+    /// The result of having attached the namespace at `sandbox`. The bridge comes with its name and
+    /// Ethernet address; the host's end and the container's, with the one address between them, by
+    /// their names.
+    pub fn new(
+        bridge: (&IfName, Mac),
+        gateway: Ipv4Addr,
+        host_end: &str,
+        container_end: &IfName,
+        address: Cidr,
+        sandbox: &str,
+    ) -> CniResult {
+        let interface = |name: &str, mac: Mac, sandbox: Option<&str>| Interface {
+            name: name.to_owned(),
+            mac: mac.to_string(),
+            sandbox: sandbox.map(str::to_owned),
+        };
+        CniResult {
+            cni_version: "1.0.0",
+            interfaces: vec![
+                interface(bridge.0.as_str(), bridge.1, None),
+                interface(host_end, Mac::of_host_end(address.ip), None),
+                interface(container_end.as_str(), Mac::of(address.ip), Some(sandbox)),
+            ],
+            ips: vec![Ip {
+                address: address.to_string(),
+                gateway,
+                interface: 2,
+            }],
+            routes: vec![Route {
+                dst: "0.0.0.0/0",
+                gw: gateway,
+            }],
+            dns: Dns {},
+        }
+    }
+
+    /// Prints it, as one line of JSON.
+    ///
+    /// # Errors
+    /// [`Failed::Output`].
+    pub fn print(&self) -> Result<()> {
+        let mut text = serde_json::to_string(self).map_err(|_| Failed::Output(Errno::EINVAL))?;
+        text.push('\n');
+        print(&text)
+    }
+}
+
+/// Prints `text` on standard output, in one write.
+///
+/// # Errors
+/// [`Failed::Output`], also when only a part of it could be written.
+pub fn print(text: &str) -> Result<()> {
+    match write(io::stdout(), text.as_bytes()) {
+        Ok(length) if length == text.len() => Ok(()),
+        Ok(_) => Err(Failed::Output(Errno::ENOSPC).into()),
+        Err(errno) => Err(Failed::Output(errno).into()),
+    }
+}
+
+/// Says on standard error why the run failed, in one line and one write, and gives the exit status.
+pub fn failure(error: &Error) -> i32 {
+    let line: String = error
+        .to_string()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    // Where even this cannot be written, the exit status still says it.
+    let _ = write(io::stderr(), format!("netsetgo: {line}\n").as_bytes());
+    error.exit_status()
+}
