@@ -3,10 +3,7 @@
 
 /// The user id of `name` in the text of a `passwd(5)` file.
 pub fn uid_of(name: &str, passwd: &str) -> Option<u32> {
-    let entry = passwd
-        .lines()
-        .map(fields)
-        .find(|entry| entry.first() == Some(&name))?;
+    let entry = passwd.lines().map(fields).find(|entry| entry.first() == Some(&name))?;
     entry.get(2)?.parse().ok()
 }
 
@@ -22,21 +19,14 @@ pub fn name_of(uid: u32, passwd: &str) -> Option<&str> {
 /// Whether the group `name` of a `group(5)` text is one of `gids`, or lists `user` as a member: who
 /// was put into a group need not log in anew.
 pub fn in_group(name: &str, gids: &[u32], user: Option<&str>, group: &str) -> bool {
-    let Some(entry) = group
-        .lines()
-        .map(fields)
-        .find(|entry| entry.first() == Some(&name))
-    else {
+    let Some(entry) = group.lines().map(fields).find(|entry| entry.first() == Some(&name)) else {
         return false;
     };
     let gid = entry.get(2).and_then(|number| number.parse().ok());
     let members = entry.get(3).copied().unwrap_or_default();
     gid.is_some_and(|gid| gids.contains(&gid))
-        || user.is_some_and(|user| {
-            members
-                .split(',')
-                .any(|member| member == user && !user.is_empty())
-        })
+        || user
+            .is_some_and(|user| members.split(',').any(|member| member == user && !user.is_empty()))
 }
 
 fn fields(line: &str) -> Vec<&str> {

@@ -19,9 +19,7 @@ pub struct Cidr {
 impl Cidr {
     /// The bits of the network part, set.
     fn mask(self) -> u32 {
-        u32::MAX
-            .checked_shl(32 - u32::from(self.prefix))
-            .unwrap_or(0)
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
     }
 
     /// The subnet's first address, the network's own.
@@ -83,9 +81,7 @@ impl TryFrom<String> for Cidr {
 
 impl<'de> Deserialize<'de> for Cidr {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -126,10 +122,7 @@ impl FromStr for IfName {
             Err("an interface name has at most 15 bytes")
         } else if [".", "..", "all", "default"].contains(&text) {
             Err("not a name that an interface can have")
-        } else if !text
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b))
-        {
+        } else if !text.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b)) {
             Err("an interface name has printable ASCII only, and no space, '/', ':' or '%'")
         } else {
             Ok(IfName(text.to_owned()))
@@ -139,9 +132,7 @@ impl FromStr for IfName {
 
 impl<'de> Deserialize<'de> for IfName {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::caller::{self, Caller};
 use crate::cli::Attach;
 use crate::container::Inside;
 use crate::error::{Failed, Result};
-use crate::host::lease::{self, Lease, Wanted};
+use crate::host::lease::{self, Choice, Lease, Wanted};
 use crate::host::{Host, bridge};
 use crate::link::Link;
 use crate::policy;
@@ -23,7 +23,7 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
     let privilege = caller.privilege()?;
     let grant = policy::grant(caller, request)?;
     let target = Target::open(&request.which, caller, &privilege, deadline)?;
-    let inside = Inside::enter(&target, caller, &request.container_end)?;
+    let (inside, end) = Inside::enter(&target, caller, &request.container_end)?;
 
     let mut host = Host::open(&privilege)?;
     let found = bridge::find(&mut host, &grant)?;
@@ -41,24 +41,19 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
         address: request.container_ip(),
         deadline,
     };
-    let held = match inside.look()? {
-        Some(end) => Some(lease::find(&mut host, &wanted, found.index(), end)?),
-        None => lease::check(&mut host, &wanted).map(|()| None)?,
+    let plan = match end {
+        Some(end) => Plan::Keep(lease::find(&mut host, &wanted, found.index(), end)?),
+        None => Plan::Take(lease::choose(&mut host, &wanted)?),
     };
     target.check_alive()?;
 
     let bridge = bridge::ensure(&mut host, &grant, found)?;
-    let lease = match held {
-        Some(lease) => lease,
-        None => lease::take(&mut host, &wanted, &bridge, &inside)?,
+    let lease = match plan {
+        Plan::Keep(lease) => lease,
+        Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &inside)?,
     };
     let done = inside
-        .configure(
-            lease.index,
-            lease.address,
-            grant.address.ip,
-            request.loopback,
-        )
+        .configure(lease.index, lease.address, grant.address.ip, request.loopback)
         .and_then(|()| target.check_alive())
         .and_then(|()| caller::give_up_all())
         .and_then(|()| match request.json {
@@ -73,15 +68,18 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
     done
 }
 
+/// What there is to do about the lease.
+enum Plan {
+    /// The target has it already.
+    Keep(Lease),
+    /// It is to be taken.
+    Take(Choice),
+}
+
 fn result(bridge: &Link, lease: &Lease, wanted: &Wanted) -> CniResult {
     let grant = wanted.grant;
     CniResult::new(
-        (
-            &grant.bridge,
-            bridge
-                .mac
-                .unwrap_or(crate::address::Mac::of(grant.address.ip)),
-        ),
+        (&grant.bridge, bridge.mac.unwrap_or(crate::address::Mac::of(grant.address.ip))),
         grant.address.ip,
         &lease.host_end,
         wanted.container_end,

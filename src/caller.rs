@@ -49,8 +49,6 @@ const INITIAL_USER_NAMESPACE: u64 = 0xeffffffd;
 pub struct Caller {
     /// The real user id.
     pub uid: u32,
-    /// The real group id and the supplementary ones.
-    pub gids: Vec<u32>,
     unprivileged: Option<Failed>,
 }
 
@@ -73,22 +71,16 @@ pub fn become_caller() -> Result<Caller> {
     prctl::set_keepcaps(true).map_err(step("keeping capabilities"))?;
     setresgid(gid, gid, gid).map_err(step("taking the caller's group"))?;
     setresuid(uid, uid, uid).map_err(step("taking the caller's user"))?;
-    if !uid.is_root() {
-        cut_capabilities().map_err(step("cutting the capabilities"))?;
+    match uid.is_root() {
+        true => lower_for_root(),
+        false => cut_capabilities(),
     }
+    .map_err(step("cutting the capabilities"))?;
     prctl::set_no_new_privs().map_err(step("setting no_new_privs"))?;
     // Last, as each change of ids may set it anew.
     prctl::set_dumpable(false).map_err(step("becoming undumpable"))?;
     prove(uid, gid)?;
-
-    let mut gids = vec![gid.as_raw()];
-    let supplementary = getgroups().map_err(step("reading the caller's groups"))?;
-    gids.extend(supplementary.into_iter().map(Gid::as_raw));
-    Ok(Caller {
-        uid: uid.as_raw(),
-        gids,
-        unprivileged: unprivileged(no_new_privs)?,
-    })
+    Ok(Caller { uid: uid.as_raw(), unprivileged: unprivileged(no_new_privs)? })
 }
 
 fn step<E: Display>(what: &'static str) -> impl Fn(E) -> Error {
@@ -98,11 +90,7 @@ fn step<E: Display>(what: &'static str) -> impl Fn(E) -> Error {
 fn set_limits() -> nix::Result<()> {
     for (resource, soft) in LIMITS {
         let (_, hard) = getrlimit(resource)?;
-        let hard = if resource == Resource::RLIMIT_CORE {
-            0
-        } else {
-            hard
-        };
+        let hard = if resource == Resource::RLIMIT_CORE { 0 } else { hard };
         setrlimit(resource, soft.min(hard), hard)?;
     }
     Ok(())
@@ -120,23 +108,25 @@ fn empty_bounding_set() {
 
 fn cut_capabilities() -> Result<(), caps::errors::CapsError> {
     let held = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = KEPT
-        .into_iter()
-        .filter(|kept| held.contains(kept))
-        .collect();
+    let kept: CapsHashSet = KEPT.into_iter().filter(|kept| held.contains(kept)).collect();
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
     caps::clear(None, CapSet::Effective)?;
     caps::set(None, CapSet::Permitted, &kept)
 }
 
+/// Root keeps what root has, but what would have the kernel load a module whenever an interface is
+/// looked up by a name that there is not ([`crate::netlink::Netlink::has_name`]).
+fn lower_for_root() -> Result<(), caps::errors::CapsError> {
+    caps::drop(None, CapSet::Effective, Capability::CAP_SYS_MODULE)?;
+    caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN)
+}
+
 /// Proves that the process is the caller and can be nothing else any more.
 fn prove(uid: Uid, gid: Gid) -> Result<()> {
     let not = |what: &'static str| Err(Failed::Caller("proving it", what.to_owned()).into());
-    let (users, groups) = (
-        getresuid().map_err(step("proving it"))?,
-        getresgid().map_err(step("proving it"))?,
-    );
+    let (users, groups) =
+        (getresuid().map_err(step("proving it"))?, getresgid().map_err(step("proving it"))?);
     if [users.real, users.effective, users.saved] != [uid; 3] {
         return not("a user id is not the caller's");
     }
@@ -156,9 +146,7 @@ fn prove(uid: Uid, gid: Gid) -> Result<()> {
     let held = |set| caps::read(None, set).map_err(step("proving it"));
     if !held(CapSet::Effective)?.is_empty()
         || !held(CapSet::Inheritable)?.is_empty()
-        || !held(CapSet::Permitted)?
-            .iter()
-            .all(|capability| KEPT.contains(capability))
+        || !held(CapSet::Permitted)?.iter().all(|capability| KEPT.contains(capability))
     {
         return not("a capability was left");
     }
@@ -191,17 +179,22 @@ fn unprivileged(no_new_privs: bool) -> Result<Option<Failed>> {
 impl Caller {
     /// A caller as the tests want him.
     #[cfg(test)]
-    pub(crate) fn for_test(uid: u32, gids: &[u32]) -> Caller {
-        Caller {
-            uid,
-            gids: gids.to_vec(),
-            unprivileged: None,
-        }
+    pub(crate) fn for_test(uid: u32) -> Caller {
+        Caller { uid, unprivileged: None }
     }
 
     /// Whether the caller really is root.
     pub fn is_root(&self) -> bool {
         self.uid == 0
+    }
+
+    /// The real group id and the supplementary ones.
+    ///
+    /// # Errors
+    /// [`Failed::Caller`].
+    pub fn gids(&self) -> Result<Vec<u32>> {
+        let supplementary = getgroups().map_err(step("reading the caller's groups"))?;
+        Ok([getgid()].into_iter().chain(supplementary).map(Gid::as_raw).collect())
     }
 
     /// The privilege that the installation gave.
@@ -228,13 +221,8 @@ impl Privilege {
     /// # Errors
     /// [`Failed::Caller`] when it is not held.
     pub fn raise(&self, capability: Capability) -> Result<Raised> {
-        let lower = !caps::has_cap(None, CapSet::Effective, capability)
-            .map_err(step("reading the capabilities"))?;
-        if lower {
-            caps::raise(None, CapSet::Effective, capability)
-                .map_err(step("raising a capability"))?;
-        }
-        Ok(Raised { capability, lower })
+        caps::raise(None, CapSet::Effective, capability).map_err(step("raising a capability"))?;
+        Ok(Raised { capability })
     }
 
     /// Whether `capability` can be raised.
@@ -253,6 +241,17 @@ impl Privilege {
     }
 }
 
+/// Brings every capability that a caller who is root has into effect, for the child that works
+/// with root's own rights.
+///
+/// # Errors
+/// [`Failed::Caller`].
+pub fn raise_all() -> Result<()> {
+    caps::read(None, CapSet::Permitted)
+        .and_then(|held| caps::set(None, CapSet::Effective, &held))
+        .map_err(step("raising the capabilities"))
+}
+
 /// Gives up every capability of the calling process for good.
 ///
 /// # Errors
@@ -268,12 +267,11 @@ pub fn give_up_all() -> Result<()> {
 #[must_use = "the capability is in effect only while this lives"]
 pub struct Raised {
     capability: Capability,
-    lower: bool,
 }
 
 impl Drop for Raised {
     fn drop(&mut self) {
-        if self.lower && caps::drop(None, CapSet::Effective, self.capability).is_err() {
+        if caps::drop(None, CapSet::Effective, self.capability).is_err() {
             // To go on with a capability in effect is worse than to end here.
             std::process::abort();
         }

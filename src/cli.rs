@@ -74,49 +74,24 @@ fn options() -> Options {
             "attach the network namespace of a file (ip netns, a bind mount)",
             "PATH",
         )
-        .optopt(
-            "",
-            "bridgeName",
-            "the host's bridge (brg0, or the policy's)",
-            "NAME",
-        )
+        .optopt("", "bridgeName", "the host's bridge (brg0, or the policy's)", "NAME")
         .optopt(
             "",
             "bridgeAddress",
             "its address and subnet (10.10.10.1/24, or the policy's)",
             "A/P",
         )
-        .optopt(
-            "",
-            "containerAddress",
-            "the container's address (the lowest free one)",
-            "A/P",
-        )
+        .optopt("", "containerAddress", "the container's address (the lowest free one)", "A/P")
         .optopt(
             "",
             "vethNamePrefix",
             "name the container's end P1 and, as root, the host's P0",
             "P",
         )
-        .optopt(
-            "",
-            "ifname",
-            "the name of the container's end (veth1)",
-            "NAME",
-        )
-        .optopt(
-            "",
-            "mtu",
-            "the MTU of the container's end (the bridge's)",
-            "N",
-        )
+        .optopt("", "ifname", "the name of the container's end (veth1)", "NAME")
+        .optopt("", "mtu", "the MTU of the container's end (the bridge's)", "N")
         .optflag("", "lo", "bring the container's loopback up as well")
-        .optopt(
-            "",
-            "wait",
-            "seconds to wait for the namespace, or for a dying lease (2)",
-            "S",
-        )
+        .optopt("", "wait", "seconds to wait for the namespace, or for a dying lease (2)", "S")
         .optflag("", "json", "print the result as a CNI 1.0.0 result")
         .optflag("", "version", "print the version")
         .optflag("", "help", "print this text");
@@ -142,9 +117,7 @@ pub fn version() -> &'static str {
 /// # Errors
 /// [`Usage`] for whatever does not read as a request; nothing is guessed.
 pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Request, Usage> {
-    let given = options()
-        .parse(arguments)
-        .map_err(|fail| Usage::Option(fail.to_string()))?;
+    let given = options().parse(arguments).map_err(|fail| Usage::Option(fail.to_string()))?;
     if let Some(extra) = given.free.first() {
         return Err(Usage::Extra(extra.clone()));
     }
@@ -166,13 +139,8 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
             number::<u32>(text).filter(|mtu| (68..=65535).contains(mtu))
         })?,
         loopback: given.opt_present("lo"),
-        wait: checked(
-            &given,
-            "wait",
-            "not a number of seconds between 0 and 3600",
-            seconds,
-        )?
-        .unwrap_or(Duration::from_secs(2)),
+        wait: checked(&given, "wait", "not a number of seconds between 0 and 3600", seconds)?
+            .unwrap_or(Duration::from_secs(2)),
         json: given.opt_present("json"),
     }))
 }
@@ -198,19 +166,10 @@ fn ends(given: &Matches) -> Result<(Option<IfName>, IfName), Usage> {
     let end = |number: u8| {
         let prefix = prefix.clone().unwrap_or_else(|| "veth".to_owned());
         // An empty prefix would make a name, but hardly the one that was meant.
-        let name = if prefix.is_empty() {
-            String::new()
-        } else {
-            format!("{prefix}{number}")
-        };
-        name.parse::<IfName>()
-            .map_err(|why| Usage::Value("vethNamePrefix", prefix, why))
+        let name = if prefix.is_empty() { String::new() } else { format!("{prefix}{number}") };
+        name.parse::<IfName>().map_err(|why| Usage::Value("vethNamePrefix", prefix, why))
     };
-    let host_end = if prefix.is_some() {
-        Some(end(0)?)
-    } else {
-        None
-    };
+    let host_end = if prefix.is_some() { Some(end(0)?) } else { None };
     let container_end = end(1)?;
     Ok((host_end, parsed(given, "ifname")?.unwrap_or(container_end)))
 }
@@ -239,20 +198,13 @@ fn checked<T>(
 
 /// A plain decimal number: the standard parser would take a sign as well.
 fn number<T: FromStr>(text: &str) -> Option<T> {
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// A number of seconds, with a fraction or without.
 fn seconds(text: &str) -> Option<Duration> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let seconds = text
-        .parse::<f64>()
-        .ok()
-        .filter(|s| plain && *s <= LONGEST_WAIT)?;
+    let seconds = text.parse::<f64>().ok().filter(|s| plain && *s <= LONGEST_WAIT)?;
     Duration::try_from_secs_f64(seconds).ok()
 }
 
@@ -301,23 +253,9 @@ mod tests {
 
     #[test]
     fn a_pid_that_no_kernel_gives_is_wrong_usage() {
-        for pid in [
-            "0",
-            "-1",
-            "+7",
-            "x",
-            "",
-            "7.0",
-            "4194305",
-            "99999999999999999999",
-            " 7",
-        ] {
+        for pid in ["0", "-1", "+7", "x", "", "7.0", "4194305", "99999999999999999999", " 7"] {
             let arguments = ["-pid", pid];
-            assert_eq!(
-                parse(arguments),
-                Err(Usage::Pid(pid.to_owned(), PID_LIMIT)),
-                "{pid:?}"
-            );
+            assert_eq!(parse(arguments), Err(Usage::Pid(pid.to_owned(), PID_LIMIT)), "{pid:?}");
         }
     }
 
@@ -368,13 +306,7 @@ mod tests {
     fn help_names_every_option_and_needs_no_target() {
         assert_eq!(parse(["-help"]), Ok(Request::Help));
         assert_eq!(parse(["--version"]), Ok(Request::Version));
-        for option in [
-            "-pid N",
-            "-netns PATH",
-            "-containerAddress A/P",
-            "-wait S",
-            "-json",
-        ] {
+        for option in ["-pid N", "-netns PATH", "-containerAddress A/P", "-wait S", "-json"] {
             assert!(help().contains(option), "{option}");
         }
     }

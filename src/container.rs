@@ -10,12 +10,13 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use nix::libc::{RTM_GETROUTE, RTM_NEWADDR, RTM_NEWROUTE};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::socket::{
@@ -42,13 +43,7 @@ enum Order {
     /// Look the container's end up.
     Look,
     /// Set the container's end up, give it its address and a default route.
-    Configure {
-        address: Ipv4Addr,
-        prefix: u8,
-        gateway: Ipv4Addr,
-        peer: u32,
-        loopback: bool,
-    },
+    Configure { address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr, peer: u32, loopback: bool },
     /// Delete the container's end, and with it the wire.
     Remove { peer: u32 },
 }
@@ -56,9 +51,7 @@ enum Order {
 /// What the child answers. Error numbers are `errno(3)`'s.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// To the fork itself: the kernel let the child in.
-    Joined,
-    /// To [`Order::Look`].
+    /// To the fork itself, which means that the kernel let the child in, and to [`Order::Look`].
     End(Option<End>),
     /// To the others.
     Done,
@@ -114,19 +107,16 @@ pub struct Inside {
 
 impl Inside {
     /// Starts the child and has it join the target: the proof that the caller may configure it.
-    /// `end` is the name of the container's end, which all later orders are about.
+    /// `end` is the name of the container's end, which all later orders are about. Gives what the
+    /// inside says of it as well, as [`Inside::look`] does.
     ///
     /// # Errors
     /// [`Failed::Fork`] when there can be no child; a refusal in the target's own words when the
     /// kernel does not let it in, or whatever else keeps it from saying that it is there.
-    pub fn enter(target: &Target, caller: &Caller, end: &IfName) -> Result<Inside> {
-        let (ours, theirs) = socketpair(
-            SocketFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(|errno| Failed::Fork(errno, ""))?;
+    pub fn enter(target: &Target, caller: &Caller, end: &IfName) -> Result<(Inside, Option<End>)> {
+        let (ours, theirs) =
+            socketpair(SocketFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(|errno| Failed::Fork(errno, ""))?;
         match sys::fork() {
             Err(errno @ Errno::EAGAIN) => {
                 Err(Failed::Fork(errno, ": too many processes (ulimit -u)").into())
@@ -141,12 +131,9 @@ impl Inside {
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(theirs);
-                let inside = Inside {
-                    channel: Some(ours),
-                    child,
-                };
+                let inside = Inside { channel: Some(ours), child };
                 match inside.answer() {
-                    Ok(Answer::Joined) => Ok(inside),
+                    Ok(Answer::End(end)) => Ok((inside, end)),
                     _ => Err(target.not_yours()),
                 }
             }
@@ -177,14 +164,7 @@ impl Inside {
         loopback: bool,
     ) -> Result<()> {
         let Cidr { ip, prefix } = address;
-        self.ask(&Order::Configure {
-            address: ip,
-            prefix,
-            gateway,
-            peer,
-            loopback,
-        })
-        .map(drop)
+        self.ask(&Order::Configure { address: ip, prefix, gateway, peer, loopback }).map(drop)
     }
 
     /// Deletes the container's end, if its peer is the interface `peer` of the host.
@@ -202,12 +182,7 @@ impl Inside {
             Answer::Failed(step, errno) => {
                 let errno = Errno::from_raw(errno);
                 let (step, remedy) = step.explain(errno);
-                Err(Failed::Inside {
-                    step,
-                    errno,
-                    remedy,
-                }
-                .into())
+                Err(Failed::Inside { step, errno, remedy }.into())
             }
             answer => Ok(answer),
         }
@@ -251,18 +226,20 @@ fn child(channel: &OwnedFd, target: &Target, caller: &Caller, end: &IfName) -> O
     for descriptor in 0..3 {
         let _ = close(descriptor);
     }
-    if !caller.is_root() {
-        caller::give_up_all().ok()?;
+    match caller.is_root() {
+        true => caller::raise_all().ok()?,
+        false => caller::give_up_all().ok()?,
     }
     join(target)?;
     let mut netlink = Netlink::open().ok()?;
-    tell(channel, &Answer::Joined)?;
-    while let Some(order) = hear(channel) {
+    let mut next = Some(Order::Look);
+    while let Some(order) = next {
         let answer = match carry_out(&order, &mut netlink, end) {
             Ok(answer) => answer,
             Err((step, errno)) => Answer::Failed(step, errno as i32),
         };
         tell(channel, &answer)?;
+        next = hear(channel);
     }
     Some(())
 }
@@ -282,33 +259,14 @@ fn join(target: &Target) -> Option<()> {
 fn carry_out(order: &Order, netlink: &mut Netlink, name: &IfName) -> Result<Answer, (Step, Errno)> {
     let end = link::get(netlink, By::Name(name)).map_err(at(Step::Look))?;
     let ours = |peer| {
-        end.as_ref()
-            .filter(|end| end.peer == Some(peer))
-            .ok_or((Step::Vanished, Errno::ENODEV))
+        end.as_ref().filter(|end| end.peer == Some(peer)).ok_or((Step::Vanished, Errno::ENODEV))
     };
     match *order {
-        Order::Look => Ok(Answer::End(end.map(|end| End {
-            index: end.index,
-            peer: end.peer,
-        }))),
-        Order::Configure {
-            address,
-            prefix,
-            gateway,
-            peer,
-            loopback,
-        } => {
+        Order::Look => Ok(Answer::End(end.map(|end| End { index: end.index, peer: end.peer }))),
+        Order::Configure { address, prefix, gateway, peer, loopback } => {
             let index = ours(peer)?.index;
             link::set_up(netlink, index).map_err(at(Step::Up))?;
-            add_address(
-                netlink,
-                index,
-                Cidr {
-                    ip: address,
-                    prefix,
-                },
-            )
-            .map_err(at(Step::Address))?;
+            add_address(netlink, index, Cidr { ip: address, prefix }).map_err(at(Step::Address))?;
             add_default_route(netlink, index, gateway).map_err(at(Step::Route))?;
             if loopback {
                 // The loopback interface is the first of every namespace.
@@ -342,10 +300,7 @@ pub fn add_address(netlink: &mut Netlink, index: u32, address: Cidr) -> Result<(
         AddressAttribute::Address(address.ip.into()),
         AddressAttribute::Broadcast(address.broadcast()),
     ];
-    netlink.change(
-        RouteNetlinkMessage::NewAddress(request),
-        NLM_F_CREATE | NLM_F_REPLACE,
-    )
+    netlink.change(RTM_NEWADDR, request, NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// Adds a default route through the interface `index`. Having that very route already is success.
@@ -361,25 +316,16 @@ fn add_default_route(
     request.header.protocol = RouteProtocol::Boot;
     request.header.scope = RouteScope::Universe;
     request.header.kind = RouteType::Unicast;
-    let (gateway, device) = (
-        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-        RouteAttribute::Oif(index),
-    );
+    let (gateway, device) =
+        (RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index));
     request.attributes = vec![gateway.clone(), device.clone()];
-    match netlink.change(
-        RouteNetlinkMessage::NewRoute(request),
-        NLM_F_CREATE | NLM_F_EXCL,
-    ) {
+    match netlink.change(RTM_NEWROUTE, request, NLM_F_CREATE | NLM_F_EXCL) {
         Err(error) if error.is(Errno::EEXIST) => {
-            let ours = netlink
-                .dump(RouteNetlinkMessage::GetRoute(filter))?
-                .iter()
-                .any(|route| {
-                    matches!(route, RouteNetlinkMessage::NewRoute(route)
-                    if route.header.destination_prefix_length == 0
-                        && route.attributes.contains(&gateway)
-                        && route.attributes.contains(&device))
-                });
+            let ours = netlink.dump(RTM_GETROUTE, &filter)?.iter().any(|route| {
+                route.header.destination_prefix_length == 0
+                    && route.attributes.contains(&gateway)
+                    && route.attributes.contains(&device)
+            });
             if ours { Ok(()) } else { Err(error) }
         }
         done => done,

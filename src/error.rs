@@ -121,12 +121,7 @@ pub enum Failed {
     #[error("{0:?}: {1}")]
     File(PathBuf, std::io::Error),
     #[error("{path:?}: line {line}, column {column}: {why}")]
-    Policy {
-        path: PathBuf,
-        line: usize,
-        column: usize,
-        why: String,
-    },
+    Policy { path: PathBuf, line: usize, column: usize, why: String },
     #[error("{0:?}: larger than {1} bytes")]
     TooLarge(PathBuf, u64),
 
@@ -136,11 +131,7 @@ pub enum Failed {
     #[error("starting the child that works inside the container: {0}{1}")]
     Fork(Errno, &'static str),
     #[error("inside the container: {step}: {errno}{remedy}")]
-    Inside {
-        step: &'static str,
-        errno: Errno,
-        remedy: &'static str,
-    },
+    Inside { step: &'static str, errno: Errno, remedy: &'static str },
     #[error("inside the container: the child that works there ended early")]
     ChildGone,
     #[error(
@@ -187,7 +178,7 @@ pub enum Failed {
     Netlink(&'static str, netlink::Error),
 
     // The report.
-    #[error("standard output: {0}; the container was left without a network")]
+    #[error("standard output: {0}; a wire that was made for this is gone again")]
     Output(Errno),
 }
 

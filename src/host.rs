@@ -7,6 +7,7 @@ mod pool;
 
 use caps::Capability;
 
+use crate::address::IfName;
 use crate::caller::Privilege;
 use crate::error::{Failed, Result};
 use crate::link::{self, By, Link};
@@ -36,6 +37,22 @@ impl Host<'_> {
     /// [`Failed::Netlink`].
     pub fn link(&mut self, by: By) -> Result<Option<Link>> {
         link::get(&mut self.netlink, by).map_err(Failed::netlink("looking an interface up"))
+    }
+
+    /// Whether an interface has the index `index`.
+    ///
+    /// # Errors
+    /// [`Failed::Netlink`].
+    pub fn has_index(&self, index: u32) -> Result<bool> {
+        self.netlink.has_index(index).map_err(Failed::netlink("looking an index up"))
+    }
+
+    /// Whether an interface has the name or alternative name `name`.
+    ///
+    /// # Errors
+    /// [`Failed::Netlink`].
+    pub fn has_name(&self, name: &IfName) -> Result<bool> {
+        self.netlink.has_name(name).map_err(Failed::netlink("looking a name up"))
     }
 
     /// Runs `change` with CAP_NET_ADMIN in effect. The outer result tells of the capability, the

@@ -1,11 +1,11 @@
 //! Network interfaces, as `rtnetlink(7)` tells of them.
 
-use netlink_packet_core::NLM_F_EXCL;
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
+use nix::libc::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK};
 
 use crate::address::{IfName, Mac};
 use crate::netlink::{Error, Netlink};
@@ -35,10 +35,7 @@ pub struct Link {
 
 impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Link {
-        let mut link = Link {
-            index: message.header.index,
-            ..Link::default()
-        };
+        let mut link = Link { index: message.header.index, ..Link::default() };
         link.up = message.header.flags.contains(LinkFlags::Up);
         for attribute in message.attributes {
             match attribute {
@@ -81,12 +78,9 @@ pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
         By::Name(name) => request.attributes.push(name_attribute(name)),
     }
     // Counters are of no interest, and most of the work of answering.
-    request
-        .attributes
-        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    match netlink.get(RouteNetlinkMessage::GetLink(request)) {
-        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(message.into())),
-        Ok(other) => Err(Error::Reply(format!("not a link: {other:?}"))),
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    match netlink.get(RTM_GETLINK, request) {
+        Ok(message) => Ok(Some(message.into())),
         Err(error) if error.is(Errno::ENODEV) => Ok(None),
         Err(error) => Err(error),
     }
@@ -100,7 +94,7 @@ pub fn set(netlink: &mut Netlink, index: u32, attributes: Vec<LinkAttribute>) ->
     let mut request = LinkMessage::default();
     request.header.index = index;
     request.attributes = attributes;
-    netlink.change(RouteNetlinkMessage::SetLink(request), 0)
+    netlink.change(RTM_SETLINK, request, 0)
 }
 
 /// Sets the interface `index` up.
@@ -112,7 +106,7 @@ pub fn set_up(netlink: &mut Netlink, index: u32) -> Result<(), Error> {
     request.header.index = index;
     request.header.flags = LinkFlags::Up;
     request.header.change_mask = LinkFlags::Up;
-    netlink.change(RouteNetlinkMessage::SetLink(request), 0)
+    netlink.change(RTM_SETLINK, request, 0)
 }
 
 /// Creates the interface that `request` describes.
@@ -120,8 +114,7 @@ pub fn set_up(netlink: &mut Netlink, index: u32) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Kernel`] with EEXIST when its name or index is taken.
 pub fn create(netlink: &mut Netlink, request: LinkMessage) -> Result<(), Error> {
-    let flags = netlink_packet_core::NLM_F_CREATE | NLM_F_EXCL;
-    netlink.change(RouteNetlinkMessage::NewLink(request), flags)
+    netlink.change(RTM_NEWLINK, request, NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// Deletes an interface, and with it its peer.
@@ -134,7 +127,7 @@ pub fn delete(netlink: &mut Netlink, by: By) -> Result<(), Error> {
         By::Index(index) => request.header.index = index,
         By::Name(name) => request.attributes.push(name_attribute(name)),
     }
-    netlink.change(RouteNetlinkMessage::DelLink(request), 0)
+    netlink.change(RTM_DELLINK, request, 0)
 }
 
 /// The attribute that names an interface.

@@ -2,29 +2,33 @@
 //!
 //! A socket is connected to the kernel and used with plain `send`, so that nobody else can send to
 //! it and nothing can be sent elsewhere. Every reply is checked: its sender, its sequence number,
-//! its length.
+//! its length, its type.
 
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    Parseable,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::libc::MSG_TRUNC;
 use thiserror::Error;
 
-/// Room for one reply: what the kernel puts into one at most, in a dump (`NLMSG_GOODSIZE` is less).
-const REPLY: usize = 32 << 10;
+use crate::address::IfName;
+use crate::sys;
 
-/// How often a dump is tried.
-const DUMPS: u32 = 10;
+/// Room for one reply: what the kernel puts into one at most (`netlink_dump`,
+/// `net/netlink/af_netlink.c`).
+const REPLY: usize = 32 << 10;
 
 /// The length of a message's header, and the alignment of messages (`linux/netlink.h`).
 const HEADER: usize = 16;
 const ALIGNMENT: usize = 4;
+
+/// How often a dump is tried.
+const DUMPS: u32 = 10;
 
 /// Why a request was not answered as wished.
 #[derive(Debug, Error)]
@@ -56,6 +60,39 @@ impl Error {
     }
 }
 
+/// What a request or an object consists of, after the header: a link, an address, a route.
+pub trait Body: Emitable + Parseable<[u8]> {}
+
+impl<T: Emitable + Parseable<[u8]>> Body for T {}
+
+/// A message: its type (`RTM_*`) and what it consists of.
+struct Message<T> {
+    kind: u16,
+    body: T,
+}
+
+impl<T: Body> NetlinkSerializable for Message<T> {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.body.buffer_len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        self.body.emit(buffer);
+    }
+}
+
+impl<T: Body> NetlinkDeserializable for Message<T> {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Message { kind: header.message_type, body: T::parse(payload)? })
+    }
+}
+
 /// A socket to the kernel's routing service in one network namespace.
 pub struct Netlink {
     socket: Socket,
@@ -73,58 +110,67 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0))?;
         // Without it the kernel ignores the filter of a dump (Linux 4.20).
         socket.set_netlink_get_strict_chk(true)?;
-        Ok(Netlink {
-            socket,
-            sequence: 0,
-        })
+        Ok(Netlink { socket, sequence: 0 })
     }
 
-    /// Asks for one object.
+    /// Whether an interface has the index `index`. Unlike a look at the interface itself this
+    /// takes no lock in the kernel, so that it costs little and waits for nobody.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn has_index(&self, index: u32) -> Result<bool, Error> {
+        sys::interface_exists(&self.socket, index).map_err(Error::Kernel)
+    }
+
+    /// Whether an interface has the name or alternative name `name`; likewise. CAP_NET_ADMIN and
+    /// CAP_SYS_MODULE must not be in effect.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn has_name(&self, name: &IfName) -> Result<bool, Error> {
+        sys::interface_name_exists(&self.socket, name.as_str()).map_err(Error::Kernel)
+    }
+
+    /// Asks for one object, with a request of the type `kind`, an `RTM_GET*`.
     ///
     /// # Errors
     /// [`Error::Kernel`] with ENODEV, ENOENT and the like when there is none.
-    pub fn get(&mut self, request: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Error> {
-        self.send(request, NLM_F_REQUEST)?;
-        match self.replies()?.pop() {
-            Some(object) => Ok(object),
-            None => Err(Error::Reply("empty".to_owned())),
-        }
+    pub fn get<T: Body>(&mut self, kind: u16, request: T) -> Result<T, Error> {
+        self.send(kind, request, NLM_F_REQUEST)?;
+        self.replies(kind)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
     }
 
-    /// Asks for all objects that the request's filter lets through.
+    /// Asks for all objects that the request's filter lets through, with an `RTM_GET*`.
     ///
     /// # Errors
     /// [`Error::Kernel`] with EINTR when what is asked for changed during each of several tries.
-    pub fn dump(
-        &mut self,
-        request: RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    pub fn dump<T: Body + Clone>(&mut self, kind: u16, request: &T) -> Result<Vec<T>, Error> {
         for _ in 1..DUMPS {
-            self.send(request.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
-            match self.replies() {
+            self.send(kind, request.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+            match self.replies(kind) {
                 Err(error) if error.is(Errno::EINTR) => {}
                 done => return done,
             }
         }
-        self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-        self.replies()
+        Err(Error::Kernel(Errno::EINTR))
     }
 
     /// Has something changed, and waits for the kernel's acknowledgement.
     ///
     /// # Errors
     /// [`Error::Kernel`] with the reason why it was not.
-    pub fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
-        self.send(request, NLM_F_REQUEST | NLM_F_ACK | flags)?;
-        self.replies().map(drop)
+    pub fn change<T: Body>(&mut self, kind: u16, request: T, flags: u16) -> Result<(), Error> {
+        self.send(kind, request, NLM_F_REQUEST | NLM_F_ACK | flags)?;
+        self.replies::<T>(kind).map(drop)
     }
 
-    fn send(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
+    fn send<T: Body>(&mut self, kind: u16, body: T, flags: u16) -> Result<(), Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        let payload = NetlinkPayload::InnerMessage(Message { kind, body });
+        let mut message = NetlinkMessage::new(header, payload);
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
@@ -134,8 +180,8 @@ impl Netlink {
         }
     }
 
-    /// Reads until the kernel has said all that it has to say to the last request.
-    fn replies(&mut self) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    /// Reads until the kernel has said all that it has to say to the last request, of type `kind`.
+    fn replies<T: Body>(&mut self, kind: u16) -> Result<Vec<T>, Error> {
         let mut objects = Vec::new();
         let mut interrupted = false;
         loop {
@@ -149,43 +195,41 @@ impl Netlink {
             }
             let mut rest = bytes.as_slice();
             while !rest.is_empty() {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                let message = NetlinkMessage::<Message<T>>::deserialize(rest)
                     .map_err(|error| Error::Reply(error.to_string()))?;
-                let length = usize::try_from(message.header.length)
-                    .unwrap_or(0)
-                    .max(HEADER);
-                rest = rest
-                    .get(length.next_multiple_of(ALIGNMENT)..)
-                    .unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
+                let header = message.header;
+                let length = usize::try_from(header.length).unwrap_or(0).max(HEADER);
+                rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+                if header.sequence_number != self.sequence {
                     continue;
                 }
-                let more = message.header.flags & NLM_F_MULTIPART != 0;
-                interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+                interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
                 match message.payload {
                     NetlinkPayload::Error(error) => match error.code {
                         None => return Ok(objects),
-                        Some(code) => {
-                            return Err(Error::Kernel(Errno::from_raw(code.get().wrapping_neg())));
-                        }
+                        Some(code) => return Err(kernel(code.get())),
                     },
-                    NetlinkPayload::Done(done) if done.code < 0 => {
-                        return Err(Error::Kernel(Errno::from_raw(done.code.wrapping_neg())));
-                    }
+                    NetlinkPayload::Done(done) if done.code < 0 => return Err(kernel(done.code)),
                     // A dump during which something changed may lack an object.
                     NetlinkPayload::Done(_) if interrupted => {
                         return Err(Error::Kernel(Errno::EINTR));
                     }
                     NetlinkPayload::Done(_) => return Ok(objects),
-                    NetlinkPayload::InnerMessage(object) => {
-                        objects.push(object);
-                        if !more {
+                    // Every RTM_GET* is answered by its RTM_NEW*, which is two below.
+                    NetlinkPayload::InnerMessage(object) if object.kind + 2 == kind => {
+                        objects.push(object.body);
+                        if header.flags & NLM_F_MULTIPART == 0 {
                             return Ok(objects);
                         }
                     }
-                    _ => {}
+                    _ => return Err(Error::Reply("of another type".to_owned())),
                 }
             }
         }
     }
+}
+
+/// The kernel's error numbers come negated.
+fn kernel(code: i32) -> Error {
+    Error::Kernel(Errno::from_raw(code.wrapping_neg()))
 }

@@ -103,10 +103,7 @@ impl TryFrom<RawAllow> for Allow {
             (None, None, Some(group)) => Who::Group(group),
             _ => return Err("an [[allow]] entry has exactly one of user, uid and group"),
         };
-        Ok(Allow {
-            who,
-            links: raw.links,
-        })
+        Ok(Allow { who, links: raw.links })
     }
 }
 
@@ -121,12 +118,9 @@ fn between<'de, D: serde::Deserializer<'de>>(
     most: u32,
 ) -> Result<u32, D::Error> {
     let number = i64::deserialize(deserializer)?;
-    u32::try_from(number)
-        .ok()
-        .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| {
-            serde::de::Error::custom(format!("{number} is not between {least} and {most}"))
-        })
+    u32::try_from(number).ok().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
+        serde::de::Error::custom(format!("{number} is not between {least} and {most}"))
+    })
 }
 
 fn mtu<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
@@ -145,11 +139,7 @@ impl Policy {
     /// [`Failed::Policy`], with line and column, when it does not read as a policy.
     pub fn load(path: &Path) -> Result<Option<Policy>> {
         // Not blocking, so that a FIFO in its place cannot hold the run up.
-        let mut file = match OpenOptions::new()
-            .read(true)
-            .custom_flags(O_NONBLOCK)
-            .open(path)
-        {
+        let mut file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Failed::File(path.into(), error).into()),
@@ -162,13 +152,7 @@ impl Policy {
         toml::from_str(text).map_err(|error| {
             let (line, column) = place(text, error.span().map_or(0, |span| span.start));
             let why = error.message().to_owned();
-            Failed::Policy {
-                path: path.into(),
-                line,
-                column,
-                why,
-            }
-            .into()
+            Failed::Policy { path: path.into(), line, column, why }.into()
         })
     }
 
@@ -181,37 +165,35 @@ impl Policy {
         let entry = self.allow.iter().find(|entry| match &entry.who {
             Who::Uid(uid) => *uid == caller.uid,
             Who::User(name) => accounts::uid_of(name, &accounts.passwd) == Some(caller.uid),
-            Who::Group(name) => accounts::in_group(name, &caller.gids, user, &accounts.group),
+            Who::Group(name) => accounts::in_group(name, &accounts.gids, user, &accounts.group),
         })?;
         Some(entry.links)
     }
 
     /// Whether an entry names its user or group, so that the accounts have to be read.
     fn has_names(&self) -> bool {
-        self.allow
-            .iter()
-            .any(|entry| !matches!(entry.who, Who::Uid(_)))
+        self.allow.iter().any(|entry| !matches!(entry.who, Who::Uid(_)))
     }
 }
 
-/// The texts of `/etc/passwd` and `/etc/group`.
+/// What there is to know of the caller's account: the texts of `/etc/passwd` and `/etc/group`, and
+/// the groups of the process itself.
 #[derive(Default)]
 struct Accounts {
+    gids: Vec<u32>,
     passwd: String,
     group: String,
 }
 
 impl Accounts {
-    fn load() -> Result<Accounts> {
+    fn load(caller: &Caller) -> Result<Accounts> {
         let text = |path: &str| {
             let path = Path::new(path);
             let mut file = File::open(path).map_err(|error| Failed::File(path.into(), error))?;
             read(&mut file, path)
         };
-        Ok(Accounts {
-            passwd: text("/etc/passwd")?,
-            group: text("/etc/group")?,
-        })
+        let (passwd, group) = (text("/etc/passwd")?, text("/etc/group")?);
+        Ok(Accounts { gids: caller.gids()?, passwd, group })
     }
 }
 
@@ -228,24 +210,15 @@ pub fn grant(caller: &Caller, request: &Attach) -> Result<Grant> {
         None => return Err(Refused::NoPolicy(path.into()).into()),
     };
     let accounts = match policy.has_names() && !caller.is_root() {
-        true => Accounts::load()?,
+        true => Accounts::load(caller)?,
         false => Accounts::default(),
     };
     let links = policy
         .links(caller, &accounts)
         .filter(|links| *links > 0)
         .ok_or_else(|| Refused::NotAllowed(caller.uid, path.into()))?;
-    let Network {
-        bridge,
-        address,
-        mtu,
-    } = policy.network;
-    let mut grant = Grant {
-        bridge,
-        address,
-        mtu,
-        links,
-    };
+    let Network { bridge, address, mtu } = policy.network;
+    let mut grant = Grant { bridge, address, mtu, links };
     narrow(&mut grant, caller, request)?;
     Ok(grant)
 }
@@ -253,20 +226,13 @@ pub fn grant(caller: &Caller, request: &Attach) -> Result<Grant> {
 /// Brings the request's own bridge and address in, where the caller may name them, and checks what
 /// can be checked by arithmetic.
 fn narrow(grant: &mut Grant, caller: &Caller, request: &Attach) -> Result<()> {
-    if let Some(bridge) = request
-        .bridge_name
-        .as_ref()
-        .filter(|name| **name != grant.bridge)
-    {
+    if let Some(bridge) = request.bridge_name.as_ref().filter(|name| **name != grant.bridge) {
         if !caller.is_root() {
             return Err(Refused::Bridge(bridge.clone(), grant.bridge.clone()).into());
         }
         grant.bridge = bridge.clone();
     }
-    if let Some(address) = request
-        .bridge_address
-        .filter(|address| *address != grant.address)
-    {
+    if let Some(address) = request.bridge_address.filter(|address| *address != grant.address) {
         if !caller.is_root() {
             return Err(Refused::BridgeAddress(address, grant.address).into());
         }
@@ -279,9 +245,7 @@ fn narrow(grant: &mut Grant, caller: &Caller, request: &Attach) -> Result<()> {
     if !grant.address.is_host(ip) || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] == 0 {
         return Err(Failed::NoHostAddress(grant.address).into());
     }
-    request
-        .container_address
-        .map_or(Ok(()), |address| container_address(grant.address, address))
+    request.container_address.map_or(Ok(()), |address| container_address(grant.address, address))
 }
 
 /// Checks an address asked for with `-containerAddress` against the bridge's.
@@ -303,9 +267,7 @@ fn container_address(bridge: Cidr, asked: Cidr) -> Result<()> {
 }
 
 fn check_owner(file: &File, path: &Path) -> Result<()> {
-    let facts = file
-        .metadata()
-        .map_err(|error| Failed::File(path.into(), error))?;
+    let facts = file.metadata().map_err(|error| Failed::File(path.into(), error))?;
     let wrong = if !facts.is_file() {
         "not a regular file"
     } else if facts.uid() != 0 {
@@ -333,9 +295,7 @@ fn read(file: &mut File, path: &Path) -> Result<String> {
 fn place(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let column = before
-        .get(line_start..)
-        .map_or(0, |line| line.chars().count());
+    let column = before.get(line_start..).map_or(0, |line| line.chars().count());
     (before.matches('\n').count() + 1, column + 1)
 }
 
@@ -370,16 +330,9 @@ mod tests {
 
     #[test]
     fn an_entry_names_exactly_one_user_or_group() {
-        for text in [
-            "links = 1",
-            "uid = 1\nuser = \"a\"",
-            "group = \"g\"\nuid = 1",
-        ] {
+        for text in ["links = 1", "uid = 1\nuser = \"a\"", "group = \"g\"\nuid = 1"] {
             let text = format!("[[allow]]\n{text}");
-            assert!(
-                wrong(&text).contains("line 1, column 1: an [[allow]] entry"),
-                "{text}"
-            );
+            assert!(wrong(&text).contains("line 1, column 1: an [[allow]] entry"), "{text}");
         }
         assert!(wrong("[[allow]]\nuid = -1").contains("line 2"));
         assert!(wrong("[[allow]]\nuid = 1\nlinks = 1024").contains("not between 0 and 1023"));
@@ -392,11 +345,12 @@ mod tests {
              [[allow]]\nuid = 1001\nlinks = 9",
         )
         .unwrap();
-        let accounts = Accounts {
+        let accounts = |gids: &[u32]| Accounts {
+            gids: gids.to_vec(),
             passwd: "alice:x:1000:1000::/:\nbob:x:1001:1001::/:\n".to_owned(),
             group: "netdev:x:106:alice\n".to_owned(),
         };
-        let links = |uid, gids: &[u32]| policy.links(&Caller::for_test(uid, gids), &accounts);
+        let links = |uid, gids: &[u32]| policy.links(&Caller::for_test(uid), &accounts(gids));
         assert_eq!(links(1000, &[106]), Some(0));
         assert_eq!(links(1001, &[106]), Some(4));
         assert_eq!(links(1001, &[1001]), Some(9));

@@ -71,15 +71,8 @@ impl CniResult {
                 interface(host_end, Mac::of_host_end(address.ip), None),
                 interface(container_end.as_str(), Mac::of(address.ip), Some(sandbox)),
             ],
-            ips: vec![Ip {
-                address: address.to_string(),
-                gateway,
-                interface: 2,
-            }],
-            routes: vec![Route {
-                dst: "0.0.0.0/0",
-                gw: gateway,
-            }],
+            ips: vec![Ip { address: address.to_string(), gateway, interface: 2 }],
+            routes: vec![Route { dst: "0.0.0.0/0", gw: gateway }],
             dns: Dns {},
         }
     }
@@ -109,11 +102,8 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Says on standard error why the run failed, in one line and one write, and gives the exit status.
 pub fn failure(error: &Error) -> i32 {
-    let line: String = error
-        .to_string()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let line: String =
+        error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     // Where even this cannot be written, the exit status still says it.
     let _ = write(io::stderr(), format!("netsetgo: {line}\n").as_bytes());
     error.exit_status()

@@ -53,11 +53,7 @@ pub fn reset_signals() {
 /// round, so that using it is an error (as `csu/check_fds.c` of the GNU C library does for setuid
 /// programs): no file opened later can be taken for standard output.
 pub fn open_standard_descriptors() -> nix::Result<()> {
-    for (descriptor, mode) in [
-        (0, libc::O_WRONLY),
-        (1, libc::O_RDONLY),
-        (2, libc::O_RDONLY),
-    ] {
+    for (descriptor, mode) in [(0, libc::O_WRONLY), (1, libc::O_RDONLY), (2, libc::O_RDONLY)] {
         // SAFETY: asks for flags of a number; nothing is dereferenced.
         let closed = unsafe { libc::fcntl(descriptor, libc::F_GETFD) } == -1;
         if closed {
@@ -127,4 +123,46 @@ pub fn is_network_namespace(ns: impl AsFd) -> bool {
     // SAFETY: this request has no argument.
     let kind = unsafe { libc::ioctl(ns.as_fd().as_raw_fd(), libc::NS_GET_NSTYPE) };
     kind == libc::CLONE_NEWNET
+}
+
+/// Whether an interface with the index `index` exists, in the network namespace that `socket` was
+/// opened in (`SIOCGIFNAME`, `netdevice(7)`).
+pub fn interface_exists(socket: impl AsFd, index: u32) -> nix::Result<bool> {
+    let mut request = empty_ifreq();
+    request.ifr_ifru.ifru_ifindex = index.cast_signed();
+    ask_interface(socket, libc::SIOCGIFNAME, &mut request)
+}
+
+/// Whether an interface with the name or the alternative name `name` exists, in the network
+/// namespace that `socket` was opened in (`SIOCGIFINDEX`, `netdevice(7)`).
+///
+/// The kernel tries to load a module of the name that it does not know, if CAP_NET_ADMIN or
+/// CAP_SYS_MODULE is in effect (`dev_load`, `net/core/dev_ioctl.c`): neither may be.
+pub fn interface_name_exists(socket: impl AsFd, name: &str) -> nix::Result<bool> {
+    let mut request = empty_ifreq();
+    // The last byte stays zero.
+    let room = request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1);
+    for (to, from) in room.zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    ask_interface(socket, libc::SIOCGIFINDEX, &mut request)
+}
+
+fn empty_ifreq() -> libc::ifreq {
+    // SAFETY: the structure is plain numbers and a union of such, for which all zero is valid.
+    unsafe { std::mem::zeroed() }
+}
+
+fn ask_interface(
+    socket: impl AsFd,
+    question: libc::Ioctl,
+    request: &mut libc::ifreq,
+) -> nix::Result<bool> {
+    // SAFETY: both questions read and write one `ifreq`, which `request` is, and nothing else.
+    let answer = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), question, request) };
+    match Errno::result(answer) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODEV) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }

@@ -126,22 +126,11 @@ fn of_process(
         nap = (nap * 2).min(LONGEST_NAP);
     };
     let owner = sys::owning_user_namespace(&net).map_err(|_| not_yours())?;
-    Ok(Target {
-        net,
-        owner,
-        sandbox: format!("/proc/{pid}/ns/net"),
-        process: Some(process),
-        name,
-    })
+    Ok(Target { net, owner, sandbox: format!("/proc/{pid}/ns/net"), process: Some(process), name })
 }
 
 fn open_namespace(directory: &OwnedFd) -> nix::Result<OwnedFd> {
-    openat(
-        directory,
-        "ns/net",
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
+    openat(directory, "ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Opens the namespace of a process that the kernel keeps its own user away from: crun makes its
@@ -181,12 +170,8 @@ fn of_file(path: &Path) -> Result<Target> {
         return Err(not_yours(Errno::EINVAL));
     }
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let net = open(
-        again.as_str(),
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(not_yours)?;
+    let net = open(again.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(not_yours)?;
     if !sys::is_network_namespace(&net) {
         return Err(not_yours(Errno::EINVAL));
     }
@@ -194,13 +179,7 @@ fn of_file(path: &Path) -> Result<Target> {
         return Err(Refused::HostNamespace(name).into());
     }
     let owner = sys::owning_user_namespace(&net).map_err(not_yours)?;
-    Ok(Target {
-        net,
-        owner,
-        sandbox: path.display().to_string(),
-        process: None,
-        name,
-    })
+    Ok(Target { net, owner, sandbox: path.display().to_string(), process: None, name })
 }
 
 /// The network namespaces that are the host's: the caller's own, and the machine's, which only root
@@ -209,11 +188,7 @@ fn host_namespaces() -> Result<Vec<Identity>> {
     const OWN: &str = "/proc/self/ns/net";
     let own = stat(OWN).map_err(|errno| Failed::File(OWN.into(), errno.into()))?;
     let machine = stat("/proc/1/ns/net").ok();
-    Ok([Some(own), machine]
-        .into_iter()
-        .flatten()
-        .map(|file| (file.st_dev, file.st_ino))
-        .collect())
+    Ok([Some(own), machine].into_iter().flatten().map(|file| (file.st_dev, file.st_ino)).collect())
 }
 
 /// The identity of an open namespace.
@@ -228,17 +203,11 @@ pub fn identity(namespace: impl AsFd) -> nix::Result<Identity> {
 /// Whether the process exits within `patience`.
 fn exited(process: &OwnedFd, patience: Duration) -> bool {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-    poll(
-        &mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)],
-        timeout,
-    ) != Ok(0)
+    poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) != Ok(0)
 }
 
 /// The highest process id that this kernel gives.
 fn pid_max() -> i32 {
     let limit = std::fs::read_to_string("/proc/sys/kernel/pid_max");
-    limit
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(crate::cli::PID_LIMIT)
+    limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(crate::cli::PID_LIMIT)
 }

@@ -5,13 +5,14 @@
 use std::fs;
 use std::io;
 
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode,
     InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use nix::libc::RTM_GETADDR;
 
 use super::{Host, overlap};
 use crate::address::{IfName, Mac};
@@ -35,10 +36,7 @@ pub struct Found {
 impl Found {
     /// The MTU that host ends will have: the bridge's, or the one that it will get, in bytes.
     pub fn mtu(&self, grant: &Grant) -> u32 {
-        self.link
-            .as_ref()
-            .filter(|link| link.up)
-            .map_or(grant.mtu, |link| link.mtu)
+        self.link.as_ref().filter(|link| link.up).map_or(grant.mtu, |link| link.mtu)
     }
 
     /// The bridge's index, if there is one.
@@ -73,20 +71,13 @@ pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
 /// # Errors
 /// As [`find`], since others may be at the same bridge.
 pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
-    if let Found {
-        link: Some(link),
-        addressed: true,
-    } = found
+    if let Found { link: Some(link), addressed: true } = found
         && link.up
     {
         return Ok(link);
     }
     create(host, grant)?;
-    let Found {
-        link: Some(link),
-        addressed,
-    } = find(host, grant)?
-    else {
+    let Found { link: Some(link), addressed } = find(host, grant)? else {
         return Err(Failed::Contended.into());
     };
     if !link.up {
@@ -100,10 +91,7 @@ pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
     host.privileged(|netlink| link::set_up(netlink, link.index))?
         .map_err(Failed::netlink("setting the bridge up"))?;
     match find(host, grant)? {
-        Found {
-            link: Some(link),
-            addressed: true,
-        } => Ok(link),
+        Found { link: Some(link), addressed: true } => Ok(link),
         _ => Err(Failed::Contended.into()),
     }
 }
@@ -120,25 +108,19 @@ fn has_address(host: &mut Host, index: u32, grant: &Grant) -> Result<bool> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     request.header.index = index;
-    let addresses = match host.netlink.dump(RouteNetlinkMessage::GetAddress(request)) {
+    let addresses = match host.netlink.dump(RTM_GETADDR, &request) {
         // It was deleted a moment ago.
         Err(error) if error.is(Errno::ENODEV) => Vec::new(),
         other => other.map_err(Failed::netlink("reading the bridge's addresses"))?,
     };
     let ours = AddressAttribute::Local(grant.address.ip.into());
     let mut others = false;
-    for message in addresses {
-        match message {
-            RouteNetlinkMessage::NewAddress(address) if address.header.index == index => {
-                if address.header.prefix_len == grant.address.prefix
-                    && address.attributes.contains(&ours)
-                {
-                    return Ok(true);
-                }
-                others = true;
-            }
-            _ => {}
+    for address in addresses.iter().filter(|address| address.header.index == index) {
+        let same_prefix = address.header.prefix_len == grant.address.prefix;
+        if same_prefix && address.attributes.contains(&ours) {
+            return Ok(true);
         }
+        others = true;
     }
     match others {
         true => Err(Failed::BridgeAddress(grant.bridge.clone(), grant.address).into()),

@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::errno::Errno;
+use nix::libc::RTM_GETNSID;
 
 use super::Host;
 use super::pool::{Pool, lowest_free};
@@ -95,10 +95,7 @@ pub struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn cidr(&self, ip: Ipv4Addr) -> Cidr {
-        Cidr {
-            ip,
-            prefix: self.grant.address.prefix,
-        }
+        Cidr { ip, prefix: self.grant.address.prefix }
     }
 }
 
@@ -110,10 +107,7 @@ impl Wanted<'_> {
 /// when it has another address than the one wanted.
 pub fn find(host: &mut Host, wanted: &Wanted, bridge: Option<u32>, end: End) -> Result<Lease> {
     let foreign = || Error::from(Failed::NameInside(wanted.container_end.clone()));
-    let index = end
-        .peer
-        .filter(|index| index & MARK != 0)
-        .ok_or_else(foreign)?;
+    let index = end.peer.filter(|index| index & MARK != 0).ok_or_else(foreign)?;
     let subnet = wanted.grant.address;
     // The bits that the index has no room for are the subnet's, which has no more than ten others.
     let ip = Ipv4Addr::from_bits((subnet.ip.to_bits() & !ADDRESS_BITS) | (index & ADDRESS_BITS));
@@ -135,40 +129,27 @@ pub fn find(host: &mut Host, wanted: &Wanted, bridge: Option<u32>, end: End) -> 
     if wanted.address.is_some_and(|asked| asked != ip) {
         return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
     }
-    Ok(Lease {
-        address,
-        index,
-        host_end: link.name,
-        new: false,
-    })
+    Ok(Lease { address, index, host_end: link.name, new: false })
 }
 
 /// The id by which this network namespace knows the target (`RTM_GETNSID`, `rtnetlink(7)`).
 fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
     let mut request = NsidMessage::default();
-    request
-        .attributes
-        .push(NsidAttribute::Fd(target.net.as_raw_fd().cast_unsigned()));
+    request.attributes.push(NsidAttribute::Fd(target.net.as_raw_fd().cast_unsigned()));
     let answer = host
         .netlink
-        .get(RouteNetlinkMessage::GetNsId(request))
-        .map_err(Failed::netlink(
-            "reading the id of the container's namespace",
-        ))?;
-    let RouteNetlinkMessage::NewNsId(answer) = answer else {
-        return Ok(None);
-    };
-    Ok(answer
-        .attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            NsidAttribute::Id(id) if id >= 0 => Some(id),
-            _ => None,
-        }))
+        .get(RTM_GETNSID, request)
+        .map_err(Failed::netlink("reading the id of the container's namespace"))?;
+    Ok(answer.attributes.into_iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) if id >= 0 => Some(id),
+        _ => None,
+    }))
 }
 
 /// What stands in the way of a lease at the moment.
 enum Taken {
+    /// The name asked for, of the host's end.
+    Name(IfName),
     /// The address asked for.
     Address(Ipv4Addr),
     /// Every address of the subnet.
@@ -177,71 +158,19 @@ enum Taken {
     Quota,
 }
 
-/// Checks, without changing anything, that a lease can be had; waits until the deadline for one
+/// A free address and a free name of the host's end; somebody else may be faster.
+#[derive(Debug)]
+pub struct Choice {
+    ip: Ipv4Addr,
+    host_end: IfName,
+}
+
+/// Finds what a lease can be taken of, without changing anything; waits until the deadline for one
 /// that is dying.
 ///
 /// # Errors
 /// [`Failed::Leased`], [`Failed::SubnetFull`], [`Refused::Quota`], [`Failed::HostName`].
-pub fn check(host: &mut Host, wanted: &Wanted) -> Result<()> {
-    if let Some(name) = wanted.host_end
-        && host.link(By::Name(name))?.is_some()
-    {
-        return Err(Failed::HostName(name.clone()).into());
-    }
-    choose(host, wanted).map(drop)
-}
-
-/// Takes a lease: creates both ends of the wire, the container's in the target's namespace.
-///
-/// # Errors
-/// As [`check`], and [`Failed::NameInside`], [`Failed::BridgeFull`], [`Failed::Contended`].
-pub fn take(host: &mut Host, wanted: &Wanted, bridge: &Link, inside: &Inside) -> Result<Lease> {
-    for _ in 0..TRIES {
-        let (ip, name) = choose(host, wanted)?;
-        let (index, request) = (index_of(ip), wire(wanted, bridge, ip, &name));
-        match host.privileged(|netlink| link::create(netlink, request))? {
-            Ok(()) => {
-                let (address, host_end) = (wanted.cidr(ip), name.to_string());
-                return Ok(Lease {
-                    address,
-                    index,
-                    host_end,
-                    new: true,
-                });
-            }
-            Err(error) if error.is(Errno::EEXIST) => {
-                // Four things answer so: the index, the name, an alternative name, the name inside.
-                if host.link(By::Index(index))?.is_some() {
-                    continue;
-                }
-                match (host.link(By::Name(&name))?, wanted.host_end) {
-                    (Some(_), Some(asked)) => return Err(Failed::HostName(asked.clone()).into()),
-                    (Some(_), None) => continue,
-                    (None, _) => {}
-                }
-                if inside.look()?.is_some() {
-                    return Err(Failed::NameInside(wanted.container_end.clone()).into());
-                }
-            }
-            Err(error) if error.is(Errno::EXFULL) => {
-                return Err(Failed::BridgeFull(wanted.grant.bridge.clone()).into());
-            }
-            Err(error) => return Err(Failed::Netlink("creating the wire", error).into()),
-        }
-    }
-    Err(Failed::Contended.into())
-}
-
-/// Gives a lease back: the wire is deleted, from inside with the container's own rights.
-///
-/// # Errors
-/// [`Failed::Inside`] and [`Failed::ChildGone`].
-pub fn give_back(lease: &Lease, inside: &Inside) -> Result<()> {
-    inside.remove(lease.index)
-}
-
-/// A free address and a free name, until the deadline.
-fn choose(host: &mut Host, wanted: &Wanted) -> Result<(Ipv4Addr, IfName)> {
+pub fn choose(host: &mut Host, wanted: &Wanted) -> Result<Choice> {
     loop {
         let taken = match try_choose(host, wanted)? {
             Ok(choice) => return Ok(choice),
@@ -250,23 +179,23 @@ fn choose(host: &mut Host, wanted: &Wanted) -> Result<(Ipv4Addr, IfName)> {
         let left = wanted.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(match taken {
+                Taken::Name(name) => Failed::HostName(name).into(),
                 Taken::Address(ip) => Failed::Leased(ip).into(),
                 Taken::Subnet => Failed::SubnetFull(wanted.grant.address).into(),
                 Taken::Quota => Refused::Quota(wanted.grant.links, wanted.uid).into(),
             });
         }
-        // Nothing says when it will be free: the kernel tells of every link that goes, but the
-        // answer would have to be asked for again anyway.
         sleep(NAP.min(left));
     }
 }
 
-fn try_choose(host: &mut Host, wanted: &Wanted) -> Result<Result<(Ipv4Addr, IfName), Taken>> {
-    let name = match wanted.host_end {
+fn try_choose(host: &Host, wanted: &Wanted) -> Result<Result<Choice, Taken>> {
+    let host_end = match wanted.host_end {
+        Some(name) if host.has_name(name)? => return Ok(Err(Taken::Name(name.clone()))),
         Some(name) => name.clone(),
         None => {
             let slot = lowest_free(wanted.grant.links, |slot| {
-                Ok(host.link(By::Name(&slot_name(wanted.uid, slot)))?.is_some())
+                host.has_name(&slot_name(wanted.uid, slot))
             })?;
             let Some(slot) = slot else {
                 return Ok(Err(Taken::Quota));
@@ -274,7 +203,7 @@ fn try_choose(host: &mut Host, wanted: &Wanted) -> Result<Result<(Ipv4Addr, IfNa
             slot_name(wanted.uid, slot)
         }
     };
-    let mut leased = |ip| Ok(host.link(By::Index(index_of(ip)))?.is_some());
+    let leased = |ip| host.has_index(index_of(ip));
     let ip = match wanted.address {
         Some(ip) if leased(ip)? => return Ok(Err(Taken::Address(ip))),
         Some(ip) => ip,
@@ -287,12 +216,63 @@ fn try_choose(host: &mut Host, wanted: &Wanted) -> Result<Result<(Ipv4Addr, IfNa
             pool.nth(position)
         }
     };
-    Ok(Ok((ip, name)))
+    Ok(Ok(Choice { ip, host_end }))
+}
+
+/// Takes the lease that `choice` is of, or, where somebody was faster, another: creates both ends of
+/// the wire, the container's in the target's namespace.
+///
+/// # Errors
+/// As [`choose`], and [`Failed::NameInside`], [`Failed::BridgeFull`], [`Failed::Contended`].
+pub fn take(
+    host: &mut Host,
+    wanted: &Wanted,
+    mut choice: Choice,
+    bridge: &Link,
+    inside: &Inside,
+) -> Result<Lease> {
+    for _ in 0..TRIES {
+        let request = wire(wanted, bridge, &choice);
+        match host.privileged(|netlink| link::create(netlink, request))? {
+            Ok(()) => {
+                return Ok(Lease {
+                    address: wanted.cidr(choice.ip),
+                    index: index_of(choice.ip),
+                    host_end: choice.host_end.to_string(),
+                    new: true,
+                });
+            }
+            // Four things answer so: the index, the name, an alternative name, the name inside.
+            Err(error) if error.is(Errno::EEXIST) => {
+                if !host.has_index(index_of(choice.ip))?
+                    && !host.has_name(&choice.host_end)?
+                    && inside.look()?.is_some()
+                {
+                    return Err(Failed::NameInside(wanted.container_end.clone()).into());
+                }
+            }
+            Err(error) if error.is(Errno::EXFULL) => {
+                return Err(Failed::BridgeFull(wanted.grant.bridge.clone()).into());
+            }
+            Err(error) => return Err(Failed::Netlink("creating the wire", error).into()),
+        }
+        choice = choose(host, wanted)?;
+    }
+    Err(Failed::Contended.into())
+}
+
+/// Gives a lease back: the wire is deleted, from inside with the container's own rights.
+///
+/// # Errors
+/// [`Failed::Inside`] and [`Failed::ChildGone`].
+pub fn give_back(lease: &Lease, inside: &Inside) -> Result<()> {
+    inside.remove(lease.index)
 }
 
 /// The message that creates both ends at once, the container's in its own namespace from the start:
 /// to move one there later takes ten times as long.
-fn wire(wanted: &Wanted, bridge: &Link, ip: Ipv4Addr, name: &IfName) -> LinkMessage {
+fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice) -> LinkMessage {
+    let Choice { ip, ref host_end } = *choice;
     let end = |name: &IfName, mac: Mac, mtu: u32| {
         let mut message = LinkMessage::default();
         message.attributes = vec![
@@ -305,11 +285,9 @@ fn wire(wanted: &Wanted, bridge: &Link, ip: Ipv4Addr, name: &IfName) -> LinkMess
         message
     };
     let mut inside = end(wanted.container_end, Mac::of(ip), wanted.mtu);
-    inside.attributes.push(LinkAttribute::NetNsFd(
-        wanted.target.net.as_fd().as_raw_fd(),
-    ));
+    inside.attributes.push(LinkAttribute::NetNsFd(wanted.target.net.as_fd().as_raw_fd()));
     // A port with a lower MTU than the bridge's would lower that of everybody's.
-    let mut outside = end(name, Mac::of_host_end(ip), bridge.mtu);
+    let mut outside = end(host_end, Mac::of_host_end(ip), bridge.mtu);
     outside.header.index = index_of(ip);
     outside.header.flags = LinkFlags::Up;
     outside.header.change_mask = LinkFlags::Up;
@@ -343,9 +321,8 @@ mod tests {
         let longest = slot_name(u32::MAX, crate::policy::MOST_LINKS);
         assert_eq!(longest.as_str(), "ns4294967295-sf");
         assert_eq!(longest.as_str().parse(), Ok(longest));
-        let names: std::collections::HashSet<_> = (0..=1023)
-            .map(|slot| slot_name(7, slot).to_string())
-            .collect();
+        let names: std::collections::HashSet<_> =
+            (0..=1023).map(|slot| slot_name(7, slot).to_string()).collect();
         assert_eq!(names.len(), 1024);
         assert!(names.iter().all(|name| is_slot_name(name, 7)));
         for foreign in ["ns77-0", "ns7-", "ns7-000", "ns7--1", "veth0", "ns7-0/"] {

@@ -1,7 +1,8 @@
 //! Whether a subnet would take addresses away that are reached otherwise now.
 
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc::RTM_GETROUTE;
 
 use super::Host;
 use crate::address::Cidr;
@@ -15,15 +16,10 @@ use crate::error::{Failed, Result};
 pub(super) fn refuse(host: &mut Host, subnet: Cidr, bridge: Option<u32>) -> Result<()> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
-    let routes = host
-        .netlink
-        .dump(RouteNetlinkMessage::GetRoute(request))
-        .map_err(Failed::netlink("reading the routes"))?;
-    let others = routes.iter().filter_map(|route| match route {
-        RouteNetlinkMessage::NewRoute(route) => destination_elsewhere(route, bridge),
-        _ => None,
-    });
-    match others.into_iter().find(|other| other.overlaps(subnet)) {
+    let routes =
+        host.netlink.dump(RTM_GETROUTE, &request).map_err(Failed::netlink("reading the routes"))?;
+    let mut others = routes.iter().filter_map(|route| destination_elsewhere(route, bridge));
+    match others.find(|other| other.overlaps(subnet)) {
         Some(other) => Err(Failed::Overlap(subnet, format!("the route to {other}")).into()),
         None => Ok(()),
     }

@@ -102,12 +102,7 @@ mod tests {
 
     #[test]
     fn the_pool_leaves_out_what_no_container_can_have() {
-        for bridge in [
-            "10.10.10.1/24",
-            "10.10.10.254/24",
-            "10.10.10.77/24",
-            "10.0.0.2/30",
-        ] {
+        for bridge in ["10.10.10.1/24", "10.10.10.254/24", "10.10.10.77/24", "10.0.0.2/30"] {
             let bridge: Cidr = bridge.parse().unwrap();
             let pool = Pool::of(bridge);
             let all: Vec<_> = (0..pool.len()).map(|position| pool.nth(position)).collect();
