@@ -52,8 +52,11 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
         Plan::Keep(lease) => lease,
         Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &inside)?,
     };
-    let done = inside
-        .configure(lease.index, lease.address, grant.address.ip, request.loopback)
+    let opened = if lease.open { Ok(()) } else { bridge::open_port(&mut host, lease.index) };
+    let done = opened
+        .and_then(|()| {
+            inside.configure(lease.index, lease.address, grant.address.ip, request.loopback)
+        })
         .and_then(|()| target.check_alive())
         .and_then(|()| caller::give_up_all())
         .and_then(|()| match request.json {

@@ -8,8 +8,8 @@ use std::io;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode,
-    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage,
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    LinkAttribute, LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
 use nix::libc::RTM_GETADDR;
@@ -21,10 +21,13 @@ use crate::error::{Failed, Result};
 use crate::link::{self, By, Link};
 use crate::policy::Grant;
 
-/// Frames to the link-local group addresses 01:80:c2:00:00:03 to :0f are forwarded like others and
-/// so pass the bridge's filters; the kernel allows no more bits (`BR_GROUPFWD_RESTRICTED`,
-/// `net/bridge/br_private.h`). Otherwise they reach the host past every filter.
-const GROUP_FWD_MASK: u16 = 0xfff8;
+/// Which of the link-local group addresses 01:80:c2:00:00:0x are forwarded like any others: those
+/// that a bridge can be told of (`BR_GROUPFWD_RESTRICTED`, `net/bridge/br_private.h`), and those
+/// that one port of it can (all but :01, which is never delivered). A frame to one that is not
+/// forwarded reaches the host as from the port itself, past the bridge and its filters: a router
+/// advertisement to :02 was seen to take the host's default route.
+const BRIDGE_GROUP_FWD_MASK: u16 = 0xfff8;
+const PORT_GROUP_FWD_MASK: u16 = 0xfffd;
 
 /// The bridge as it is found, before anything is changed.
 #[derive(Debug)]
@@ -140,7 +143,7 @@ fn create(host: &mut Host, grant: &Grant) -> Result<()> {
             LinkInfo::Data(InfoData::Bridge(vec![
                 // A few thousand joins from one container would switch it off for all.
                 InfoBridge::MulticastSnooping(false),
-                InfoBridge::GroupFwdMask(GROUP_FWD_MASK),
+                InfoBridge::GroupFwdMask(BRIDGE_GROUP_FWD_MASK),
                 InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
                     value: BridgeBooleanOptionFlags::NoLinkLocalLearn,
                     mask: BridgeBooleanOptionFlags::NoLinkLocalLearn,
@@ -163,10 +166,7 @@ fn passing_mtu(mtu: u32) -> u32 {
 /// Sets what cannot be set at creation, before the bridge is up.
 fn settle(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
     // A forged router advertisement from a container would take the host's default route.
-    let no_ipv6 =
-        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-            In6AddrGenMode::None,
-        )])]);
+    let no_ipv6 = link::no_ipv6_addresses();
     match host.privileged(|netlink| link::set(netlink, link.index, vec![no_ipv6]))? {
         // The host does without IPv6 altogether.
         Err(error) if error.is(Errno::EAFNOSUPPORT) => {}
@@ -191,4 +191,18 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &IfName) -> Result<()> 
         }
         _ => Ok(()),
     }
+}
+
+/// Opens a port of the bridge, the interface `index`: frames pass from here on. It is born closed
+/// (down), since what keeps frames from going past the bridge cannot be set at its birth.
+///
+/// # Errors
+/// [`Failed::Netlink`].
+pub fn open_port(host: &mut Host, index: u32) -> Result<()> {
+    let forward = InfoBridgePort::GroupFwdMask(PORT_GROUP_FWD_MASK);
+    host.privileged(|netlink| {
+        link::set_port(netlink, index, forward)?;
+        link::set_up(netlink, index)
+    })?
+    .map_err(Failed::netlink("opening the bridge's port"))
 }

@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::errno::Errno;
@@ -71,6 +71,8 @@ pub struct Lease {
     pub host_end: String,
     /// Whether it was taken by this run, and not found.
     pub new: bool,
+    /// Whether its port of the bridge is open.
+    pub open: bool,
 }
 
 /// What is asked for.
@@ -129,7 +131,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, bridge: Option<u32>, end: End) -> 
     if wanted.address.is_some_and(|asked| asked != ip) {
         return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
     }
-    Ok(Lease { address, index, host_end: link.name, new: false })
+    Ok(Lease { address, index, host_end: link.name, new: false, open: link.up })
 }
 
 /// The id by which this network namespace knows the target (`RTM_GETNSID`, `rtnetlink(7)`).
@@ -240,6 +242,7 @@ pub fn take(
                     index: index_of(choice.ip),
                     host_end: choice.host_end.to_string(),
                     new: true,
+                    open: false,
                 });
             }
             // Four things answer so: the index, the name, an alternative name, the name inside.
@@ -289,8 +292,6 @@ fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice) -> LinkMessage {
     // A port with a lower MTU than the bridge's would lower that of everybody's.
     let mut outside = end(host_end, Mac::of_host_end(ip), bridge.mtu);
     outside.header.index = index_of(ip);
-    outside.header.flags = LinkFlags::Up;
-    outside.header.change_mask = LinkFlags::Up;
     outside.attributes.extend([
         LinkAttribute::Controller(bridge.index),
         LinkAttribute::LinkInfo(vec![
