@@ -150,9 +150,10 @@ pub enum Failed {
     )]
     BridgeAddress(IfName, Cidr),
     #[error(
-        "{0}: overlaps {1} of another interface; choose a free subnet in the policy (address = ...)"
+        "{0}: overlaps the route to {1} of another interface; choose a free subnet in the policy \
+         (address = ...)"
     )]
-    Overlap(Cidr, String),
+    Overlap(Cidr, Cidr),
     #[error("{0}: no subnet between /22 and /30, as one bridge has at most 1023 ports")]
     SubnetSize(Cidr),
     #[error("{0}: not an address that a host can have in its subnet")]

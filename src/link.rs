@@ -2,8 +2,8 @@
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoKind, InfoPortData,
-    InfoPortKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
 use nix::libc::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK};
@@ -87,15 +87,39 @@ pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
     }
 }
 
-/// Changes the interface `index`.
+/// Changes the interface `index`. A "new link" without a flag to create one changes the one that
+/// there is, as "set link" does, and takes data of its kind as well (`rtnl_changelink`,
+/// `net/core/rtnetlink.c`).
 ///
 /// # Errors
 /// [`Error`].
-pub fn set(netlink: &mut Netlink, index: u32, attributes: Vec<LinkAttribute>) -> Result<(), Error> {
+pub fn change(
+    netlink: &mut Netlink,
+    index: u32,
+    attributes: Vec<LinkAttribute>,
+) -> Result<(), Error> {
     let mut request = LinkMessage::default();
     request.header.index = index;
     request.attributes = attributes;
-    netlink.change(RTM_SETLINK, request, 0)
+    netlink.change(RTM_NEWLINK, request, 0)
+}
+
+/// Changes the interface `index`, and has the kernel give it no IPv6 address of its own accord.
+///
+/// # Errors
+/// [`Error`].
+pub fn change_without_ipv6(
+    netlink: &mut Netlink,
+    index: u32,
+    attributes: &[LinkAttribute],
+) -> Result<(), Error> {
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
+    match change(netlink, index, [attributes, &[no_ipv6]].concat()) {
+        // A kernel that has no IPv6 at all.
+        Err(error) if error.is(Errno::EAFNOSUPPORT) => change(netlink, index, attributes.to_vec()),
+        done => done,
+    }
 }
 
 /// Sets the interface `index` up.
@@ -108,35 +132,6 @@ pub fn set_up(netlink: &mut Netlink, index: u32) -> Result<(), Error> {
     request.header.flags = LinkFlags::Up;
     request.header.change_mask = LinkFlags::Up;
     netlink.change(RTM_SETLINK, request, 0)
-}
-
-/// Changes a bridge's port, the interface `index`, and keeps IPv6 addresses off it where the kernel
-/// has IPv6.
-///
-/// # Errors
-/// [`Error`].
-pub fn set_port(netlink: &mut Netlink, index: u32, port: InfoBridgePort) -> Result<(), Error> {
-    let mut request = LinkMessage::default();
-    request.header.index = index;
-    request.attributes = vec![LinkAttribute::LinkInfo(vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![port])),
-    ])];
-    // A new link without a flag to create one changes the one that there is, as SETLINK does, but
-    // only this kind of message takes a port's data (rtnl_changelink, net/core/rtnetlink.c).
-    let without = request.clone();
-    request.attributes.push(no_ipv6_addresses());
-    match netlink.change(RTM_NEWLINK, request, 0) {
-        Err(error) if error.is(Errno::EAFNOSUPPORT) => netlink.change(RTM_NEWLINK, without, 0),
-        done => done,
-    }
-}
-
-/// The attribute that keeps the kernel from giving an interface IPv6 addresses of its own accord.
-/// A kernel without IPv6 answers it with EAFNOSUPPORT.
-pub fn no_ipv6_addresses() -> LinkAttribute {
-    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])])
 }
 
 /// Creates the interface that `request` describes.

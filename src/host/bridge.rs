@@ -9,7 +9,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-    LinkAttribute, LinkInfo, LinkMessage,
+    InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
 use nix::libc::RTM_GETADDR;
@@ -63,7 +63,7 @@ pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
         None => false,
     };
     if !addressed {
-        overlap::refuse(host, grant.address, link.as_ref().map(|link| link.index))?;
+        overlap::refuse(host, grant)?;
     }
     Ok(Found { link, addressed })
 }
@@ -133,28 +133,32 @@ fn has_address(host: &mut Host, index: u32, grant: &Grant) -> Result<bool> {
 
 fn create(host: &mut Host, grant: &Grant) -> Result<()> {
     let mut request = LinkMessage::default();
-    request.attributes = vec![
-        link::name_attribute(&grant.bridge),
-        // Set, or it would change with the ports.
-        link::mac_attribute(Mac::of(grant.address.ip)),
-        LinkAttribute::Mtu(passing_mtu(grant.mtu)),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(vec![
-                // A few thousand joins from one container would switch it off for all.
-                InfoBridge::MulticastSnooping(false),
-                InfoBridge::GroupFwdMask(BRIDGE_GROUP_FWD_MASK),
-                InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
-                    value: BridgeBooleanOptionFlags::NoLinkLocalLearn,
-                    mask: BridgeBooleanOptionFlags::NoLinkLocalLearn,
-                }),
-            ])),
-        ]),
-    ];
+    request.attributes = settings(grant);
+    request.attributes.push(link::name_attribute(&grant.bridge));
+    request.attributes.push(LinkAttribute::Mtu(passing_mtu(grant.mtu)));
     match host.privileged(|netlink| link::create(netlink, request))? {
         Err(error) if error.is(Errno::EEXIST) => Ok(()),
         done => Ok(done.map_err(Failed::netlink("creating the bridge"))?),
     }
+}
+
+/// What a bridge of ours is like.
+fn settings(grant: &Grant) -> Vec<LinkAttribute> {
+    let options = vec![
+        // A few thousand joins from one container would switch it off for all.
+        InfoBridge::MulticastSnooping(false),
+        InfoBridge::GroupFwdMask(BRIDGE_GROUP_FWD_MASK),
+        InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
+            value: BridgeBooleanOptionFlags::NoLinkLocalLearn,
+            mask: BridgeBooleanOptionFlags::NoLinkLocalLearn,
+        }),
+    ];
+    let kind = LinkInfo::Kind(InfoKind::Bridge);
+    vec![
+        // Set, or it would change with the ports.
+        link::mac_attribute(Mac::of(grant.address.ip)),
+        LinkAttribute::LinkInfo(vec![kind, LinkInfo::Data(InfoData::Bridge(options))]),
+    ]
 }
 
 /// The MTU that the bridge is born with: another than it will have. Only a change pins it
@@ -163,24 +167,18 @@ fn passing_mtu(mtu: u32) -> u32 {
     if mtu > 68 { mtu - 1 } else { mtu + 1 }
 }
 
-/// Sets what cannot be set at creation, before the bridge is up.
+/// Sets all that a bridge of ours has, before it is up; some of it cannot be set at its creation.
 fn settle(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
-    // A forged router advertisement from a container would take the host's default route.
-    let no_ipv6 = link::no_ipv6_addresses();
-    match host.privileged(|netlink| link::set(netlink, link.index, vec![no_ipv6]))? {
-        // The host does without IPv6 altogether.
-        Err(error) if error.is(Errno::EAFNOSUPPORT) => {}
-        done => {
-            done.map_err(Failed::netlink("keeping IPv6 addresses off the bridge"))?;
-            refuse_router_advertisements(host, &grant.bridge)?;
-        }
-    }
+    host.privileged(|netlink| link::change_without_ipv6(netlink, link.index, &settings(grant)))?
+        .map_err(Failed::netlink("setting the bridge up"))?;
+    refuse_router_advertisements(host, &grant.bridge)?;
     let mtu = LinkAttribute::Mtu(grant.mtu);
-    host.privileged(|netlink| link::set(netlink, link.index, vec![mtu]))?
+    host.privileged(|netlink| link::change(netlink, link.index, vec![mtu]))?
         .map_err(Failed::netlink("setting the bridge's MTU"))?;
     Ok(())
 }
 
+/// A forged router advertisement from a container would take the host's default route.
 fn refuse_router_advertisements(host: &mut Host, bridge: &IfName) -> Result<()> {
     let path = format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra");
     // Whoever has CAP_NET_ADMIN may write it (net_ctl_permissions, net/sysctl_net.c).
@@ -199,9 +197,14 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &IfName) -> Result<()> 
 /// # Errors
 /// [`Failed::Netlink`].
 pub fn open_port(host: &mut Host, index: u32) -> Result<()> {
-    let forward = InfoBridgePort::GroupFwdMask(PORT_GROUP_FWD_MASK);
+    let forward = LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::GroupFwdMask(
+            PORT_GROUP_FWD_MASK,
+        )])),
+    ]);
     host.privileged(|netlink| {
-        link::set_port(netlink, index, forward)?;
+        link::change_without_ipv6(netlink, index, &[forward])?;
         link::set_up(netlink, index)
     })?
     .map_err(Failed::netlink("opening the bridge's port"))
