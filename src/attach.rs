@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::caller::{self, Caller};
 use crate::cli::Attach;
-use crate::container::Inside;
+use crate::container::{Configuration, Inside};
 use crate::error::{Failed, Result};
 use crate::host::lease::{self, Choice, Lease, Wanted};
 use crate::host::{Host, bridge};
@@ -23,10 +23,13 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
     let privilege = caller.privilege()?;
     let grant = policy::grant(caller, request)?;
     let target = Target::open(&request.which, caller, &privilege, deadline)?;
-    let (inside, end) = Inside::enter(&target, caller, &request.container_end)?;
-
+    let inside = Inside::start(&target, caller, &request.container_end)?;
+    // The host is looked at while the child enters. Its refusal goes before whatever is found there.
     let mut host = Host::open(&privilege)?;
-    let found = bridge::find(&mut host, &grant)?;
+    let found = bridge::find(&mut host, &grant);
+    let end = inside.proof(&target)?;
+    let found = found?;
+
     let bridge_mtu = found.mtu(&grant);
     let wanted = Wanted {
         uid: caller.uid,
@@ -52,14 +55,8 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
         Plan::Keep(lease) => lease,
         Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &inside)?,
     };
-    let opened = if lease.open { Ok(()) } else { bridge::open_port(&mut host, lease.index) };
-    let done = opened
-        .and_then(|()| {
-            inside.configure(lease.index, lease.address, grant.address.ip, request.loopback)
-        })
-        .and_then(|()| target.check_alive())
-        .and_then(|()| caller::give_up_all())
-        .and_then(|()| match request.json {
+    let done =
+        finish(&mut host, &wanted, &inside, &lease, request).and_then(|()| match request.json {
             true => result(&bridge, &lease, &wanted).print(),
             false => Ok(()),
         });
@@ -69,6 +66,30 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
         let _ = lease::give_back(&lease, &inside);
     }
     done
+}
+
+/// Lets frames pass, configures the inside, and gives up the last capability.
+fn finish(
+    host: &mut Host,
+    wanted: &Wanted,
+    inside: &Inside,
+    lease: &Lease,
+    request: &Attach,
+) -> Result<()> {
+    if !lease.open {
+        bridge::open_port(host, lease.index)?;
+    }
+    wanted.target.check_alive()?;
+    inside.configure(Configuration {
+        peer: lease.index,
+        address: lease.address.ip,
+        prefix: lease.address.prefix,
+        gateway: wanted.grant.address.ip,
+        loopback: request.loopback,
+        // For the wire to be taken back when its report cannot be written.
+        stay: request.json,
+    })?;
+    caller::give_up_all()
 }
 
 /// What there is to do about the lease.

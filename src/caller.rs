@@ -89,9 +89,12 @@ fn step<E: Display>(what: &'static str) -> impl Fn(E) -> Error {
 
 fn set_limits() -> nix::Result<()> {
     for (resource, soft) in LIMITS {
-        let (_, hard) = getrlimit(resource)?;
+        let (now, hard) = getrlimit(resource)?;
         let hard = if resource == Resource::RLIMIT_CORE { 0 } else { hard };
-        setrlimit(resource, soft.min(hard), hard)?;
+        let soft = soft.min(hard);
+        if now != soft || resource == Resource::RLIMIT_CORE {
+            setrlimit(resource, soft, hard)?;
+        }
     }
     Ok(())
 }

@@ -43,9 +43,26 @@ enum Order {
     /// Look the container's end up.
     Look,
     /// Set the container's end up, give it its address and a default route.
-    Configure { address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr, peer: u32, loopback: bool },
+    Configure(Configuration),
     /// Delete the container's end, and with it the wire.
     Remove { peer: u32 },
+}
+
+/// What the container's end is to be like.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The index of its peer on the host.
+    pub peer: u32,
+    /// Its IPv4 address.
+    pub address: Ipv4Addr,
+    /// The length of the subnet's prefix, in bits.
+    pub prefix: u8,
+    /// Where the default route leads.
+    pub gateway: Ipv4Addr,
+    /// Whether `lo` is set up as well.
+    pub loopback: bool,
+    /// Whether the child stays for another order when this is done.
+    pub stay: bool,
 }
 
 /// What the child answers. Error numbers are `errno(3)`'s.
@@ -106,14 +123,12 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// Starts the child and has it join the target: the proof that the caller may configure it.
-    /// `end` is the name of the container's end, which all later orders are about. Gives what the
-    /// inside says of it as well, as [`Inside::look`] does.
+    /// Starts the child, which tries to join the target at once. `end` is the name of the
+    /// container's end, which all orders are about.
     ///
     /// # Errors
-    /// [`Failed::Fork`] when there can be no child; a refusal in the target's own words when the
-    /// kernel does not let it in, or whatever else keeps it from saying that it is there.
-    pub fn enter(target: &Target, caller: &Caller, end: &IfName) -> Result<(Inside, Option<End>)> {
+    /// [`Failed::Fork`] when there can be no child.
+    pub fn start(target: &Target, caller: &Caller, end: &IfName) -> Result<Inside> {
         let (ours, theirs) =
             socketpair(SocketFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(|errno| Failed::Fork(errno, ""))?;
@@ -131,12 +146,22 @@ impl Inside {
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(theirs);
-                let inside = Inside { channel: Some(ours), child };
-                match inside.answer() {
-                    Ok(Answer::End(end)) => Ok((inside, end)),
-                    _ => Err(target.not_yours()),
-                }
+                Ok(Inside { channel: Some(ours), child })
             }
+        }
+    }
+
+    /// Waits for the child to have joined the target, which proves that the caller may configure it.
+    /// To be called once, before any order. Gives what the inside says of the container's end, as
+    /// [`Inside::look`] does.
+    ///
+    /// # Errors
+    /// A refusal in the target's own words when the kernel did not let the child in, or whatever
+    /// else keeps it from saying that it is there.
+    pub fn proof(&self, target: &Target) -> Result<Option<End>> {
+        match self.answer() {
+            Ok(Answer::End(end)) => Ok(end),
+            _ => Err(target.not_yours()),
         }
     }
 
@@ -151,20 +176,13 @@ impl Inside {
         }
     }
 
-    /// Sets the container's end up, if its peer is the interface `peer` of the host, gives it
-    /// `address` and a default route by `gateway`; `lo` as well, if `loopback`.
+    /// Sets the container's end up and gives it its address and a default route.
     ///
     /// # Errors
-    /// [`Failed::Inside`] and [`Failed::ChildGone`].
-    pub fn configure(
-        &self,
-        peer: u32,
-        address: Cidr,
-        gateway: Ipv4Addr,
-        loopback: bool,
-    ) -> Result<()> {
-        let Cidr { ip, prefix } = address;
-        self.ask(&Order::Configure { address: ip, prefix, gateway, peer, loopback }).map(drop)
+    /// [`Failed::Inside`], also when its peer is not the one it should be, and
+    /// [`Failed::ChildGone`].
+    pub fn configure(&self, configuration: Configuration) -> Result<()> {
+        self.ask(&Order::Configure(configuration)).map(drop)
     }
 
     /// Deletes the container's end, if its peer is the interface `peer` of the host.
@@ -239,7 +257,11 @@ fn child(channel: &OwnedFd, target: &Target, caller: &Caller, end: &IfName) -> O
             Err((step, errno)) => Answer::Failed(step, errno as i32),
         };
         tell(channel, &answer)?;
-        next = hear(channel);
+        // What is left to do for a child that does not stay is to end: while its parent goes on.
+        next = match (order, answer) {
+            (Order::Configure(Configuration { stay: false, .. }), Answer::Done) => None,
+            _ => hear(channel),
+        };
     }
     Some(())
 }
@@ -261,21 +283,22 @@ fn carry_out(order: &Order, netlink: &mut Netlink, name: &IfName) -> Result<Answ
     let ours = |peer| {
         end.as_ref().filter(|end| end.peer == Some(peer)).ok_or((Step::Vanished, Errno::ENODEV))
     };
-    match *order {
+    match order {
         Order::Look => Ok(Answer::End(end.map(|end| End { index: end.index, peer: end.peer }))),
-        Order::Configure { address, prefix, gateway, peer, loopback } => {
-            let index = ours(peer)?.index;
+        Order::Configure(wanted) => {
+            let index = ours(wanted.peer)?.index;
             link::set_up(netlink, index).map_err(at(Step::Up))?;
-            add_address(netlink, index, Cidr { ip: address, prefix }).map_err(at(Step::Address))?;
-            add_default_route(netlink, index, gateway).map_err(at(Step::Route))?;
-            if loopback {
+            let address = Cidr { ip: wanted.address, prefix: wanted.prefix };
+            add_address(netlink, index, address).map_err(at(Step::Address))?;
+            add_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))?;
+            if wanted.loopback {
                 // The loopback interface is the first of every namespace.
                 link::set_up(netlink, 1).map_err(at(Step::Loopback))?;
             }
             Ok(Answer::Done)
         }
         Order::Remove { peer } => {
-            link::delete(netlink, By::Index(ours(peer)?.index)).map_err(at(Step::Remove))?;
+            link::delete(netlink, By::Index(ours(*peer)?.index)).map_err(at(Step::Remove))?;
             Ok(Answer::Done)
         }
     }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use netsetgo::attach::attach;
-use netsetgo::caller::become_caller;
+use netsetgo::caller::{become_caller, give_up_all};
 use netsetgo::cli::{self, Request};
 use netsetgo::error::Result;
 use netsetgo::report;
@@ -13,7 +13,11 @@ netsetgo::entry_point!(story);
 fn story() -> i32 {
     match run() {
         Ok(()) => 0,
-        Err(error) => report::failure(&error),
+        Err(error) => {
+            // Whatever standard error is, it is written to with nothing in hand.
+            let _ = give_up_all();
+            report::failure(&error)
+        }
     }
 }
 

@@ -27,17 +27,18 @@ macro_rules! entry_point {
     };
 }
 
-/// Sets every signal to its default action and unblocks all, but ignores SIGPIPE and SIGXFSZ, so
-/// that writing to a closed pipe or a full quota is an error and not a death. See `signal(7)`:
-/// ignored signals and the mask are inherited through `execve(2)`.
+/// Sets every signal that the kernel sends to its default action and unblocks all, but ignores
+/// SIGPIPE and SIGXFSZ, so that writing to a closed pipe or past a limit is an error and not a
+/// death. See `signal(7)`: ignored signals and the mask are inherited through `execve(2)`. The
+/// real-time signals, which mean nothing of their own, are left: each would cost a system call.
 pub fn reset_signals() {
-    for number in 1..=libc::SIGRTMAX() {
+    for number in 1..=libc::SIGSYS {
         let action = match number {
             libc::SIGPIPE | libc::SIGXFSZ => libc::SIG_IGN,
             _ => libc::SIG_DFL,
         };
-        // SAFETY: neither action runs code of ours. SIGKILL, SIGSTOP and the two signals that the
-        // C library keeps for itself answer EINVAL, which changes nothing.
+        // SAFETY: neither action runs code of ours. SIGKILL and SIGSTOP answer EINVAL, which
+        // changes nothing.
         unsafe { libc::signal(number, action) };
     }
     // SAFETY: an all-zero set is a valid `sigset_t`, `sigemptyset` then makes it the empty one,

@@ -40,7 +40,7 @@ type Identity = (u64, u64);
 impl Target {
     /// Opens what `which` means, waiting until `deadline` for a process to leave the host's network
     /// namespace. That the caller may configure it is yet to be proved
-    /// ([`crate::container::Inside::enter`]).
+    /// ([`crate::container::Inside::proof`]).
     ///
     /// CAP_SYS_PTRACE is given up here.
     ///
@@ -55,7 +55,7 @@ impl Target {
     ) -> Result<Target> {
         let target = match which {
             Which::Pid(pid) => of_process(*pid, caller, privilege, deadline),
-            Which::Netns(path) => of_file(path),
+            Which::Netns(path) => of_file(path, caller),
         };
         if !caller.is_root() {
             privilege.give_up(Capability::CAP_SYS_PTRACE)?;
@@ -103,7 +103,7 @@ fn of_process(
         return Err(not_yours());
     }
 
-    let host = host_namespaces()?;
+    let host = host_namespaces(caller)?;
     let mut nap = Duration::from_millis(1);
     let net = loop {
         let net = match open_namespace(&directory) {
@@ -161,7 +161,7 @@ fn open_undumpable(
 
 /// A path is opened without reading, so that nothing happens to what it leads to, and used only if
 /// it is a namespace. Its words are the same whatever else it is, or whether it is at all.
-fn of_file(path: &Path) -> Result<Target> {
+fn of_file(path: &Path, caller: &Caller) -> Result<Target> {
     let name = format!("{path:?}");
     let not_yours = |_| Error::from(Refused::Target(name.clone()));
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
@@ -175,7 +175,7 @@ fn of_file(path: &Path) -> Result<Target> {
     if !sys::is_network_namespace(&net) {
         return Err(not_yours(Errno::EINVAL));
     }
-    if host_namespaces()?.contains(&identity(&net).map_err(not_yours)?) {
+    if host_namespaces(caller)?.contains(&identity(&net).map_err(not_yours)?) {
         return Err(Refused::HostNamespace(name).into());
     }
     let owner = sys::owning_user_namespace(&net).map_err(not_yours)?;
@@ -184,10 +184,10 @@ fn of_file(path: &Path) -> Result<Target> {
 
 /// The network namespaces that are the host's: the caller's own, and the machine's, which only root
 /// can see otherwise, and only root could configure.
-fn host_namespaces() -> Result<Vec<Identity>> {
+fn host_namespaces(caller: &Caller) -> Result<Vec<Identity>> {
     const OWN: &str = "/proc/self/ns/net";
     let own = stat(OWN).map_err(|errno| Failed::File(OWN.into(), errno.into()))?;
-    let machine = stat("/proc/1/ns/net").ok();
+    let machine = if caller.is_root() { stat("/proc/1/ns/net").ok() } else { None };
     Ok([Some(own), machine].into_iter().flatten().map(|file| (file.st_dev, file.st_ino)).collect())
 }
 
