@@ -113,8 +113,9 @@ impl fmt::Display for IfName {
 impl FromStr for IfName {
     type Err = &'static str;
 
-    /// Follows `dev_valid_name` (`net/core/dev.c`), and refuses two things more: `%`, which the
-    /// kernel would expand to a number, and `all` and `default`, which name sysctl directories.
+    /// Follows `dev_valid_name` (`net/core/dev.c`), and refuses more: `%`, which the kernel would
+    /// expand to a number, `all` and `default`, which name sysctl directories, and whatever is not
+    /// printable ASCII.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.is_empty() {
             Err("an interface name cannot be empty")

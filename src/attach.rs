@@ -63,7 +63,7 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
     if done.is_err() && lease.new {
         // Should this fail too, the first error still says more, and the lease dies with the
         // container.
-        let _ = lease::give_back(&lease, &inside);
+        let _ = lease::give_back(&mut host, &lease, &inside);
     }
     done
 }
@@ -77,7 +77,7 @@ fn finish(
     request: &Attach,
 ) -> Result<()> {
     if !lease.open {
-        bridge::open_port(host, lease.index)?;
+        bridge::open_port(host, &lease.host_end)?;
     }
     wanted.target.check_alive()?;
     inside.configure(Configuration {
@@ -105,7 +105,7 @@ fn result(bridge: &Link, lease: &Lease, wanted: &Wanted) -> CniResult {
     CniResult::new(
         (&grant.bridge, bridge.mac.unwrap_or(crate::address::Mac::of(grant.address.ip))),
         grant.address.ip,
-        &lease.host_end,
+        lease.host_end.as_str(),
         wanted.container_end,
         lease.address,
         &wanted.target.sandbox,

@@ -59,12 +59,6 @@ pub struct Caller {
 /// installed, or not called, so that it has its privilege is no error yet, as `-help` needs none.
 pub fn become_caller() -> Result<Caller> {
     sys::reset_signals();
-    sys::open_standard_descriptors().map_err(step("opening the standard descriptors"))?;
-    sys::close_from(3).map_err(step("closing inherited descriptors"))?;
-    sys::clear_environment();
-    umask(Mode::from_bits_truncate(0o077));
-    set_limits().map_err(step("setting resource limits"))?;
-
     let (uid, gid) = (getuid(), getgid());
     let no_new_privs = sys::no_new_privs();
     empty_bounding_set();
@@ -80,6 +74,12 @@ pub fn become_caller() -> Result<Caller> {
     // Last, as each change of ids may set it anew.
     prctl::set_dumpable(false).map_err(step("becoming undumpable"))?;
     prove(uid, gid)?;
+
+    sys::open_standard_descriptors().map_err(step("opening the standard descriptors"))?;
+    sys::close_from(3).map_err(step("closing inherited descriptors"))?;
+    sys::clear_environment();
+    umask(Mode::from_bits_truncate(0o077));
+    set_limits().map_err(step("setting resource limits"))?;
     Ok(Caller { uid: uid.as_raw(), unprivileged: unprivileged(no_new_privs)? })
 }
 
@@ -100,12 +100,11 @@ fn set_limits() -> nix::Result<()> {
 }
 
 /// Empties the bounding set as far as allowed: file capabilities do not include CAP_SETPCAP, and
-/// then no_new_privs alone sees to it that nothing is ever gained.
+/// an old kernel does not know every capability. no_new_privs alone sees to it as well that nothing
+/// is ever gained.
 fn empty_bounding_set() {
     for capability in caps::all() {
-        if caps::drop(None, CapSet::Bounding, capability).is_err() {
-            return;
-        }
+        let _ = caps::drop(None, CapSet::Bounding, capability);
     }
 }
 
@@ -170,7 +169,12 @@ fn unprivileged(no_new_privs: bool) -> Result<Option<Failed>> {
         return Ok(None);
     }
     let nosuid = statvfs("/proc/self/exe").is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID));
-    Ok(Some(if no_new_privs {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let traced =
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
+    Ok(Some(if traced {
+        Failed::Traced
+    } else if no_new_privs {
         Failed::NoNewPrivs
     } else if nosuid {
         Failed::NoSuidMount
@@ -244,15 +248,16 @@ impl Privilege {
     }
 }
 
-/// Brings every capability that a caller who is root has into effect, for the child that works
-/// with root's own rights.
+/// For the child of a caller who is root: brings CAP_SYS_ADMIN, by which it enters any namespace,
+/// and CAP_NET_ADMIN into effect, and keeps no other.
 ///
 /// # Errors
-/// [`Failed::Caller`].
-pub fn raise_all() -> Result<()> {
-    caps::read(None, CapSet::Permitted)
-        .and_then(|held| caps::set(None, CapSet::Effective, &held))
-        .map_err(step("raising the capabilities"))
+/// [`Failed::Caller`] when they are not held.
+pub fn keep_for_entering() -> Result<()> {
+    let kept = CapsHashSet::from([Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN]);
+    caps::set(None, CapSet::Effective, &kept)
+        .and_then(|()| caps::set(None, CapSet::Permitted, &kept))
+        .map_err(step("keeping what it takes to enter"))
 }
 
 /// Gives up every capability of the calling process for good.

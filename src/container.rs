@@ -19,23 +19,29 @@ use nix::errno::Errno;
 use nix::libc::{RTM_GETROUTE, RTM_NEWADDR, RTM_NEWROUTE};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
-    AddressFamily as SocketFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair,
+    AddressFamily as SocketFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt,
+    socketpair, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, close};
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Cidr, IfName};
 use crate::caller::{self, Caller};
-use crate::error::{Failed, Result};
+use crate::error::{Error, Failed, Result};
 use crate::link::{self, By};
 use crate::netlink::{self, Netlink};
 use crate::sys;
-use crate::target::{self, Target};
+use crate::target::Target;
 
 /// The longest message between parent and child, in bytes.
 const LONGEST: usize = 512;
+
+/// How long the parent waits for an answer of a child that somebody may have stopped, in seconds.
+const PATIENCE: i64 = 10;
 
 /// What the parent has the child do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,6 +94,7 @@ pub struct End {
 /// What the child was at when it failed.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Step {
+    Socket,
     Look,
     Vanished,
     Up,
@@ -98,8 +105,15 @@ enum Step {
 }
 
 impl Step {
+    fn failed(self, errno: i32) -> Error {
+        let errno = Errno::from_raw(errno);
+        let (step, remedy) = self.explain(errno);
+        Failed::Inside { step, errno, remedy }.into()
+    }
+
     fn explain(self, errno: Errno) -> (&'static str, &'static str) {
         match (self, errno) {
+            (Step::Socket, _) => ("opening a netlink socket", ""),
             (Step::Look, _) => ("looking the interface up", ""),
             (Step::Vanished, _) => ("looking the interface up", ": somebody inside removed it"),
             (Step::Up, _) => ("setting the interface up", ""),
@@ -118,7 +132,7 @@ impl Step {
 /// The child, seen from its parent. It ends when this is dropped, and is waited for.
 #[derive(Debug)]
 pub struct Inside {
-    channel: Option<OwnedFd>,
+    channel: OwnedFd,
     child: Pid,
 }
 
@@ -146,7 +160,10 @@ impl Inside {
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(theirs);
-                Ok(Inside { channel: Some(ours), child })
+                let patience = TimeVal::seconds(PATIENCE);
+                setsockopt(&ours, sockopt::ReceiveTimeout, &patience)
+                    .map_err(|errno| Failed::Fork(errno, ""))?;
+                Ok(Inside { channel: ours, child })
             }
         }
     }
@@ -161,6 +178,8 @@ impl Inside {
     pub fn proof(&self, target: &Target) -> Result<Option<End>> {
         match self.answer() {
             Ok(Answer::End(end)) => Ok(end),
+            // It is in, and failed at something else.
+            Ok(Answer::Failed(step, errno)) => Err(step.failed(errno)),
             _ => Err(target.not_yours()),
         }
     }
@@ -194,28 +213,23 @@ impl Inside {
     }
 
     fn ask(&self, order: &Order) -> Result<Answer> {
-        let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
-        tell(channel, order).ok_or(Failed::ChildGone)?;
+        tell(&self.channel, order).ok_or(Failed::ChildGone)?;
         match self.answer()? {
-            Answer::Failed(step, errno) => {
-                let errno = Errno::from_raw(errno);
-                let (step, remedy) = step.explain(errno);
-                Err(Failed::Inside { step, errno, remedy }.into())
-            }
+            Answer::Failed(step, errno) => Err(step.failed(errno)),
             answer => Ok(answer),
         }
     }
 
     fn answer(&self) -> Result<Answer> {
-        let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
-        hear(channel).ok_or_else(|| Failed::ChildGone.into())
+        hear(&self.channel).ok_or_else(|| Failed::ChildGone.into())
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        // The child reads the end of the channel as its own.
-        self.channel = None;
+        // The child's work is done, or not to be done any more. It is not asked to end, since
+        // somebody may have stopped it.
+        let _ = kill(self.child, Signal::SIGKILL);
         // That it was waited for leaves no zombie to a caller who becomes its parent otherwise.
         while waitpid(self.child, None) == Err(Errno::EINTR) {}
     }
@@ -244,15 +258,15 @@ fn child(channel: &OwnedFd, target: &Target, caller: &Caller, end: &IfName) -> O
     for descriptor in 0..3 {
         let _ = close(descriptor);
     }
-    match caller.is_root() {
-        true => caller::raise_all().ok()?,
-        false => caller::give_up_all().ok()?,
-    }
-    join(target)?;
-    let mut netlink = Netlink::open().ok()?;
+    join(target, caller)?;
+    let mut netlink = Netlink::open();
     let mut next = Some(Order::Look);
     while let Some(order) = next {
-        let answer = match carry_out(&order, &mut netlink, end) {
+        let outcome = match &mut netlink {
+            Ok(netlink) => carry_out(&order, netlink, end),
+            Err(error) => Err((Step::Socket, error.errno())),
+        };
+        let answer = match outcome {
             Ok(answer) => answer,
             Err((step, errno)) => Answer::Failed(step, errno as i32),
         };
@@ -266,15 +280,18 @@ fn child(channel: &OwnedFd, target: &Target, caller: &Caller, end: &IfName) -> O
     Some(())
 }
 
-fn join(target: &Target) -> Option<()> {
-    // Root's own containers (ip netns) are owned by the user namespace that root is in already, and
-    // to join that again is an error. For anybody else the next call refuses them.
-    let own = nix::sys::stat::stat("/proc/self/ns/user").ok()?;
-    if target::identity(&target.owner).ok()? != (own.st_dev, own.st_ino) {
+/// Enters the target: for the caller, by way of the user namespace that owns it, where he has every
+/// right or does not get in. Root needs none of that, and would there be at the mercy of whoever is
+/// root inside.
+fn join(target: &Target, caller: &Caller) -> Option<()> {
+    if caller.is_root() {
+        caller::keep_for_entering().ok()?;
+    } else {
+        caller::give_up_all().ok()?;
         setns(&target.owner, CloneFlags::CLONE_NEWUSER).ok()?;
     }
     setns(&target.net, CloneFlags::CLONE_NEWNET).ok()?;
-    // Joining changed the credentials, and with them this.
+    // A change of credentials may set it anew.
     prctl::set_dumpable(false).ok()
 }
 
@@ -287,13 +304,13 @@ fn carry_out(order: &Order, netlink: &mut Netlink, name: &IfName) -> Result<Answ
         Order::Look => Ok(Answer::End(end.map(|end| End { index: end.index, peer: end.peer }))),
         Order::Configure(wanted) => {
             let index = ours(wanted.peer)?.index;
-            link::set_up(netlink, index).map_err(at(Step::Up))?;
+            link::set_up(netlink, By::Index(index)).map_err(at(Step::Up))?;
             let address = Cidr { ip: wanted.address, prefix: wanted.prefix };
             add_address(netlink, index, address).map_err(at(Step::Address))?;
             add_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))?;
             if wanted.loopback {
                 // The loopback interface is the first of every namespace.
-                link::set_up(netlink, 1).map_err(at(Step::Loopback))?;
+                link::set_up(netlink, By::Index(1)).map_err(at(Step::Loopback))?;
             }
             Ok(Answer::Done)
         }

@@ -102,6 +102,10 @@ pub enum Failed {
     // How the program was installed or called.
     #[error("not installed setuid: {0} is not held; run install.sh, or chown root and chmod 4755")]
     NotSetuid(&'static str),
+    #[error(
+        "run under a tracer: the setuid bit does not count; call netsetgo without strace or gdb"
+    )]
+    Traced,
     #[error("on a nosuid mount: the setuid bit does not count there; install netsetgo elsewhere")]
     NoSuidMount,
     #[error(
@@ -126,17 +130,18 @@ pub enum Failed {
     TooLarge(PathBuf, u64),
 
     // The target and the child inside.
+    #[error("{0}: {1}")]
+    Target(String, Errno),
     #[error("{0}: exited while it was being attached")]
     TargetGone(String),
     #[error("starting the child that works inside the container: {0}{1}")]
     Fork(Errno, &'static str),
     #[error("inside the container: {step}: {errno}{remedy}")]
     Inside { step: &'static str, errno: Errno, remedy: &'static str },
-    #[error("inside the container: the child that works there ended early")]
+    #[error("inside the container: the child that works there ended early, or was stopped")]
     ChildGone,
     #[error(
-        "{0}: exists inside the container already and is not from netsetgo; \
-         choose another name with -ifname"
+        "{0}: exists inside the container already and is no wire of yours; choose another name with -ifname"
     )]
     NameInside(IfName),
     #[error("{0}: attached already, with {1}; stop the container to change its address")]
@@ -179,7 +184,7 @@ pub enum Failed {
     Netlink(&'static str, netlink::Error),
 
     // The report.
-    #[error("standard output: {0}; a wire that was made for this is gone again")]
+    #[error("standard output: {0}")]
     Output(Errno),
 }
 

@@ -73,11 +73,7 @@ pub enum By<'a> {
 /// # Errors
 /// [`Error`].
 pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
-    let mut request = LinkMessage::default();
-    match by {
-        By::Index(index) => request.header.index = index,
-        By::Name(name) => request.attributes.push(name_attribute(name)),
-    }
+    let mut request = about(by);
     // Counters are of no interest, and most of the work of answering.
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     match netlink.get(RTM_GETLINK, request) {
@@ -87,48 +83,54 @@ pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
     }
 }
 
-/// Changes the interface `index`. A "new link" without a flag to create one changes the one that
+/// A message about the interface that is meant.
+fn about(by: By) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    match by {
+        By::Index(index) => message.header.index = index,
+        By::Name(name) => message.attributes.push(name_attribute(name)),
+    }
+    message
+}
+
+/// Changes an interface. A "new link" without a flag to create one changes the one that
 /// there is, as "set link" does, and takes data of its kind as well (`rtnl_changelink`,
 /// `net/core/rtnetlink.c`).
 ///
 /// # Errors
 /// [`Error`].
-pub fn change(
-    netlink: &mut Netlink,
-    index: u32,
-    attributes: Vec<LinkAttribute>,
-) -> Result<(), Error> {
-    let mut request = LinkMessage::default();
-    request.header.index = index;
-    request.attributes = attributes;
+pub fn change(netlink: &mut Netlink, by: By, attributes: Vec<LinkAttribute>) -> Result<(), Error> {
+    let mut request = about(by);
+    request.attributes.extend(attributes);
     netlink.change(RTM_NEWLINK, request, 0)
 }
 
-/// Changes the interface `index`, and has the kernel give it no IPv6 address of its own accord.
+/// Changes an interface, and has the kernel give it no IPv6 address of its own accord. Gives whether
+/// the kernel has IPv6 at all.
 ///
 /// # Errors
 /// [`Error`].
 pub fn change_without_ipv6(
     netlink: &mut Netlink,
-    index: u32,
+    by: By,
     attributes: &[LinkAttribute],
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
     let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
-    match change(netlink, index, [attributes, &[no_ipv6]].concat()) {
-        // A kernel that has no IPv6 at all.
-        Err(error) if error.is(Errno::EAFNOSUPPORT) => change(netlink, index, attributes.to_vec()),
-        done => done,
+    match change(netlink, by, [attributes, &[no_ipv6]].concat()) {
+        Err(error) if error.is(Errno::EAFNOSUPPORT) => {
+            change(netlink, by, attributes.to_vec()).map(|()| false)
+        }
+        done => done.map(|()| true),
     }
 }
 
-/// Sets the interface `index` up.
+/// Sets an interface up.
 ///
 /// # Errors
 /// [`Error`].
-pub fn set_up(netlink: &mut Netlink, index: u32) -> Result<(), Error> {
-    let mut request = LinkMessage::default();
-    request.header.index = index;
+pub fn set_up(netlink: &mut Netlink, by: By) -> Result<(), Error> {
+    let mut request = about(by);
     request.header.flags = LinkFlags::Up;
     request.header.change_mask = LinkFlags::Up;
     netlink.change(RTM_SETLINK, request, 0)
@@ -147,12 +149,7 @@ pub fn create(netlink: &mut Netlink, request: LinkMessage) -> Result<(), Error> 
 /// # Errors
 /// [`Error::Kernel`] with ENODEV when there is none.
 pub fn delete(netlink: &mut Netlink, by: By) -> Result<(), Error> {
-    let mut request = LinkMessage::default();
-    match by {
-        By::Index(index) => request.header.index = index,
-        By::Name(name) => request.attributes.push(name_attribute(name)),
-    }
-    netlink.change(RTM_DELLINK, request, 0)
+    netlink.change(RTM_DELLINK, about(by), 0)
 }
 
 /// The attribute that names an interface.

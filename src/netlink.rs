@@ -19,9 +19,9 @@ use thiserror::Error;
 use crate::address::IfName;
 use crate::sys;
 
-/// Room for one reply: what the kernel puts into one at most (`netlink_dump`,
-/// `net/netlink/af_netlink.c`).
-const REPLY: usize = 32 << 10;
+/// Room for one reply. One of a dump has 32 KiB at most (`netlink_dump`, `net/netlink/af_netlink.c`);
+/// that of one link is as long as its attributes, of which the alternative names can have 64.
+const REPLY: usize = 128 << 10;
 
 /// The length of a message's header, and the alignment of messages (`linux/netlink.h`).
 const HEADER: usize = 16;
@@ -97,6 +97,8 @@ impl<T: Body> NetlinkDeserializable for Message<T> {
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// For replies: kept, as to have it anew for each would take two system calls.
+    buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -110,7 +112,7 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0))?;
         // Without it the kernel ignores the filter of a dump (Linux 4.20).
         socket.set_netlink_get_strict_chk(true)?;
-        Ok(Netlink { socket, sequence: 0 })
+        Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(REPLY) })
     }
 
     /// Whether an interface has the index `index`. Unlike a look at the interface itself this
@@ -145,7 +147,7 @@ impl Netlink {
     /// # Errors
     /// [`Error::Kernel`] with EINTR when what is asked for changed during each of several tries.
     pub fn dump<T: Body + Clone>(&mut self, kind: u16, request: &T) -> Result<Vec<T>, Error> {
-        for _ in 1..DUMPS {
+        for _ in 0..DUMPS {
             self.send(kind, request.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
             match self.replies(kind) {
                 Err(error) if error.is(Errno::EINTR) => {}
@@ -185,15 +187,15 @@ impl Netlink {
         let mut objects = Vec::new();
         let mut interrupted = false;
         loop {
-            let mut bytes = Vec::with_capacity(REPLY);
-            let (length, sender) = self.socket.recv_from(&mut bytes, MSG_TRUNC)?;
+            self.buffer.clear();
+            let (length, sender) = self.socket.recv_from(&mut self.buffer, MSG_TRUNC)?;
             if sender.port_number() != 0 {
                 continue;
             }
-            if length > bytes.len() {
+            if length > self.buffer.len() {
                 return Err(Error::Reply("longer than expected".to_owned()));
             }
-            let mut rest = bytes.as_slice();
+            let mut rest = self.buffer.as_slice();
             while !rest.is_empty() {
                 let message = NetlinkMessage::<Message<T>>::deserialize(rest)
                     .map_err(|error| Error::Reply(error.to_string()))?;

@@ -25,6 +25,10 @@ const LARGEST: u64 = 16 << 20;
 /// so the most containers at once.
 pub const MOST_LINKS: u32 = 1023;
 
+/// The lowest MTU of a bridge: IPv6's (RFC 8200). Below it the kernel has no IPv6 settings of the
+/// bridge, so none that could be made safe before somebody raises the MTU.
+const LEAST_MTU: u32 = 1280;
+
 /// The network that a caller is granted, and how much of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grant {
@@ -124,7 +128,7 @@ fn between<'de, D: serde::Deserializer<'de>>(
 }
 
 fn mtu<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    between(deserializer, 68, 65535)
+    between(deserializer, LEAST_MTU, 65535)
 }
 
 fn links<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
@@ -145,7 +149,9 @@ impl Policy {
             Err(error) => return Err(Failed::File(path.into(), error).into()),
         };
         check_owner(&file, path)?;
-        Policy::parse(&read(&mut file, path)?, path).map(Some)
+        let text = String::from_utf8(read(&mut file, path)?);
+        let text = text.map_err(|error| Failed::File(path.into(), io::Error::other(error)))?;
+        Policy::parse(&text, path).map(Some)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Policy> {
@@ -165,7 +171,11 @@ impl Policy {
         let entry = self.allow.iter().find(|entry| match &entry.who {
             Who::Uid(uid) => *uid == caller.uid,
             Who::User(name) => accounts::uid_of(name, &accounts.passwd) == Some(caller.uid),
-            Who::Group(name) => accounts::in_group(name, &accounts.gids, user, &accounts.group),
+            // Only for a user with an account of his own: the sub-uids that he can run a process as
+            // have his groups too, and would each have a quota.
+            Who::Group(name) => user.is_some_and(|user| {
+                accounts::in_group(name, &accounts.gids, user, &accounts.group)
+            }),
         })?;
         Some(entry.links)
     }
@@ -190,7 +200,8 @@ impl Accounts {
         let text = |path: &str| {
             let path = Path::new(path);
             let mut file = File::open(path).map_err(|error| Failed::File(path.into(), error))?;
-            read(&mut file, path)
+            // Users write into it what they like (chfn(1)), in whatever encoding.
+            read(&mut file, path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         };
         let (passwd, group) = (text("/etc/passwd")?, text("/etc/group")?);
         Ok(Accounts { gids: caller.gids()?, passwd, group })
@@ -280,10 +291,10 @@ fn check_owner(file: &File, path: &Path) -> Result<()> {
     Err(Refused::UntrustedPolicy(path.into(), wrong).into())
 }
 
-fn read(file: &mut File, path: &Path) -> Result<String> {
-    let mut text = String::new();
+fn read(file: &mut File, path: &Path) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
     file.take(LARGEST + 1)
-        .read_to_string(&mut text)
+        .read_to_end(&mut text)
         .map_err(|error| Failed::File(path.into(), error))?;
     match text.len() as u64 > LARGEST {
         true => Err(Failed::TooLarge(path.into(), LARGEST).into()),
@@ -323,7 +334,7 @@ mod tests {
     #[test]
     fn an_error_names_its_line_and_column() {
         assert!(wrong("[network]\nbrigde = \"x\"").contains("line 2, column 1: unknown field"));
-        assert!(wrong("[network]\nmtu = 67").contains("line 2, column 7: 67 is not between"));
+        assert!(wrong("[network]\nmtu = 1279").contains("line 2, column 7: 1279 is not between"));
         assert!(wrong("x").contains("line 1, column "));
         assert!(wrong("[network]\nbridge = \"a b\"").contains("line 2, column 10: an interface"));
     }
@@ -355,6 +366,7 @@ mod tests {
         assert_eq!(links(1001, &[106]), Some(4));
         assert_eq!(links(1001, &[1001]), Some(9));
         assert_eq!(links(1002, &[1002]), None);
+        assert_eq!(links(100_000, &[106]), None, "a sub-uid with its user's groups");
         assert_eq!(links(0, &[0]), Some(MOST_LINKS));
     }
 

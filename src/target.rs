@@ -68,11 +68,23 @@ impl Target {
     /// # Errors
     /// [`Failed::TargetGone`].
     pub fn check_alive(&self) -> Result<()> {
+        self.sleep(Duration::ZERO)
+    }
+
+    /// Sleeps, at most for `nap`.
+    ///
+    /// # Errors
+    /// [`Failed::TargetGone`], as soon as the process which was named, if one was, exits.
+    pub fn sleep(&self, nap: Duration) -> Result<()> {
         match &self.process {
-            Some(process) if exited(process, Duration::ZERO) => {
+            Some(process) if exited(process, nap) => {
                 Err(Failed::TargetGone(self.name.clone()).into())
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => {
+                std::thread::sleep(nap);
+                Ok(())
+            }
         }
     }
 
@@ -89,44 +101,56 @@ fn of_process(
     deadline: Instant,
 ) -> Result<Target> {
     let name = format!("process {pid}");
-    let not_yours = || Error::from(Refused::Target(name.clone()));
+    let no = |errno| not_had(&name, errno);
     let process = sys::pidfd_open(pid).map_err(|errno| match errno {
         Errno::ESRCH if pid > pid_max() => Usage::Pid(pid.to_string(), pid_max()).into(),
-        _ => not_yours(),
+        _ => no(errno),
     })?;
     let path = format!("/proc/{pid}");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open(path.as_str(), flags, Mode::empty()).map_err(|_| not_yours())?;
+    let directory = open(path.as_str(), flags, Mode::empty()).map_err(no)?;
     // While the process has not exited its number means no other, so the directory is its own, and
     // stays so: an open /proc/PID never shows another process.
     if exited(&process, Duration::ZERO) {
-        return Err(not_yours());
+        return Err(no(Errno::ESRCH));
     }
 
     let host = host_namespaces(caller)?;
     let mut nap = Duration::from_millis(1);
     let net = loop {
-        let net = match open_namespace(&directory) {
+        let (net, again) = match open_namespace(&directory) {
+            // The capability is there for one look, so there is no waiting for such a process.
             Err(Errno::EACCES | Errno::EPERM) => {
-                open_undumpable(&directory, caller, privilege, &name)?
+                (open_undumpable(&directory, caller, privilege, &name)?, false)
             }
-            other => other.map_err(|_| not_yours())?,
+            net => (net.map_err(no)?, true),
         };
-        if !host.contains(&identity(&net).map_err(|_| not_yours())?) {
+        if !host.contains(&identity(&net).map_err(no)?) {
             break net;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || !again {
             return Err(Refused::HostNamespace(name).into());
         }
         drop(net);
         if exited(&process, nap.min(left)) {
-            return Err(not_yours());
+            return Err(no(Errno::ESRCH));
         }
         nap = (nap * 2).min(LONGEST_NAP);
     };
-    let owner = sys::owning_user_namespace(&net).map_err(|_| not_yours())?;
+    let owner = sys::owning_user_namespace(&net).map_err(no)?;
     Ok(Target { net, owner, sandbox: format!("/proc/{pid}/ns/net"), process: Some(process), name })
+}
+
+/// Why a target is not to be had: the process itself has run out of something, or it is the refusal
+/// that tells nothing.
+fn not_had(name: &str, errno: Errno) -> Error {
+    match errno {
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => {
+            Failed::Target(name.to_owned(), errno).into()
+        }
+        _ => Refused::Target(name.to_owned()).into(),
+    }
 }
 
 fn open_namespace(directory: &OwnedFd) -> nix::Result<OwnedFd> {
@@ -143,10 +167,9 @@ fn open_undumpable(
     privilege: &Privilege,
     name: &str,
 ) -> Result<OwnedFd> {
-    let not_yours = || Error::from(Refused::Target(name.to_owned()));
-    let owner = fstat(directory).map_err(|_| not_yours())?.st_uid;
+    let owner = fstat(directory).map_err(|errno| not_had(name, errno))?.st_uid;
     if owner != caller.uid {
-        return Err(not_yours());
+        return Err(not_had(name, Errno::EACCES));
     }
     if !privilege.holds(Capability::CAP_SYS_PTRACE) {
         return Err(Refused::NotDumpable(name.to_owned()).into());
@@ -156,29 +179,29 @@ fn open_undumpable(
         open_namespace(directory)
     };
     privilege.give_up(Capability::CAP_SYS_PTRACE)?;
-    net.map_err(|_| not_yours())
+    net.map_err(|errno| not_had(name, errno))
 }
 
 /// A path is opened without reading, so that nothing happens to what it leads to, and used only if
 /// it is a namespace. Its words are the same whatever else it is, or whether it is at all.
 fn of_file(path: &Path, caller: &Caller) -> Result<Target> {
     let name = format!("{path:?}");
-    let not_yours = |_| Error::from(Refused::Target(name.clone()));
+    let no = |errno| not_had(&name, errno);
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let file = open(path, flags, Mode::empty()).map_err(not_yours)?;
-    if fstatfs(&file).map_err(not_yours)?.filesystem_type() != NSFS_MAGIC {
-        return Err(not_yours(Errno::EINVAL));
+    let file = open(path, flags, Mode::empty()).map_err(no)?;
+    if fstatfs(&file).map_err(no)?.filesystem_type() != NSFS_MAGIC {
+        return Err(no(Errno::EINVAL));
     }
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let net = open(again.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(not_yours)?;
+    let net =
+        open(again.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(no)?;
     if !sys::is_network_namespace(&net) {
-        return Err(not_yours(Errno::EINVAL));
+        return Err(no(Errno::EINVAL));
     }
-    if host_namespaces(caller)?.contains(&identity(&net).map_err(not_yours)?) {
+    if host_namespaces(caller)?.contains(&identity(&net).map_err(no)?) {
         return Err(Refused::HostNamespace(name).into());
     }
-    let owner = sys::owning_user_namespace(&net).map_err(not_yours)?;
+    let owner = sys::owning_user_namespace(&net).map_err(no)?;
     Ok(Target { net, owner, sandbox: path.display().to_string(), process: None, name })
 }
 
@@ -192,10 +215,7 @@ fn host_namespaces(caller: &Caller) -> Result<Vec<Identity>> {
 }
 
 /// The identity of an open namespace.
-///
-/// # Errors
-/// What `fstat(2)` says.
-pub fn identity(namespace: impl AsFd) -> nix::Result<Identity> {
+fn identity(namespace: impl AsFd) -> nix::Result<Identity> {
     let file = fstat(namespace)?;
     Ok((file.st_dev, file.st_ino))
 }

@@ -3,7 +3,6 @@
 //! else may be joining it at any moment.
 
 use std::fs;
-use std::io;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -91,7 +90,7 @@ pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
             .map_err(Failed::netlink("adding the bridge's address"))?;
     }
     // Up last: it says that everything before has been done.
-    host.privileged(|netlink| link::set_up(netlink, link.index))?
+    host.privileged(|netlink| link::set_up(netlink, By::Index(link.index)))?
         .map_err(Failed::netlink("setting the bridge up"))?;
     match find(host, grant)? {
         Found { link: Some(link), addressed: true } => Ok(link),
@@ -169,34 +168,32 @@ fn passing_mtu(mtu: u32) -> u32 {
 
 /// Sets all that a bridge of ours has, before it is up; some of it cannot be set at its creation.
 fn settle(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
-    host.privileged(|netlink| link::change_without_ipv6(netlink, link.index, &settings(grant)))?
-        .map_err(Failed::netlink("setting the bridge up"))?;
-    refuse_router_advertisements(host, &grant.bridge)?;
+    let index = By::Index(link.index);
     let mtu = LinkAttribute::Mtu(grant.mtu);
-    host.privileged(|netlink| link::change(netlink, link.index, vec![mtu]))?
+    // First, as with a lower one than IPv6's the kernel has no IPv6 settings of the bridge.
+    host.privileged(|netlink| link::change(netlink, index, vec![mtu]))?
         .map_err(Failed::netlink("setting the bridge's MTU"))?;
-    Ok(())
+    let has_ipv6 = host
+        .privileged(|netlink| link::change_without_ipv6(netlink, index, &settings(grant)))?
+        .map_err(Failed::netlink("setting the bridge up"))?;
+    if has_ipv6 { refuse_router_advertisements(host, &link.name) } else { Ok(()) }
 }
 
 /// A forged router advertisement from a container would take the host's default route.
-fn refuse_router_advertisements(host: &mut Host, bridge: &IfName) -> Result<()> {
+fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
     let path = format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra");
     // Whoever has CAP_NET_ADMIN may write it (net_ctl_permissions, net/sysctl_net.c).
     let _raised = host.privilege.raise(caps::Capability::CAP_NET_ADMIN)?;
-    match fs::write(&path, "0") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Failed::File(path.into(), error).into())
-        }
-        _ => Ok(()),
-    }
+    Ok(fs::write(&path, "0").map_err(|error| Failed::File(path.into(), error))?)
 }
 
-/// Opens a port of the bridge, the interface `index`: frames pass from here on. It is born closed
-/// (down), since what keeps frames from going past the bridge cannot be set at its birth.
+/// Opens the port of the bridge that is named `port`: frames pass from here on. It is born closed
+/// (down), since what keeps frames from going past the bridge cannot be set at its birth. By its
+/// name, since that is its owner's for ever, where its index may be another's by now.
 ///
 /// # Errors
 /// [`Failed::Netlink`].
-pub fn open_port(host: &mut Host, index: u32) -> Result<()> {
+pub fn open_port(host: &mut Host, port: &IfName) -> Result<()> {
     let forward = LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
         LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::GroupFwdMask(
@@ -204,8 +201,8 @@ pub fn open_port(host: &mut Host, index: u32) -> Result<()> {
         )])),
     ]);
     host.privileged(|netlink| {
-        link::change_without_ipv6(netlink, index, &[forward])?;
-        link::set_up(netlink, index)
+        link::change_without_ipv6(netlink, By::Name(port), &[forward])?;
+        link::set_up(netlink, By::Name(port))
     })?
     .map_err(Failed::netlink("opening the bridge's port"))
 }

@@ -7,7 +7,6 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::{
@@ -33,8 +32,8 @@ const ADDRESS_BITS: u32 = 0x3fff_ffff;
 /// How long to sleep between two tries to get what is still taken.
 const NAP: Duration = Duration::from_millis(20);
 
-/// How often a creation that others were faster at is tried again. Each time somebody else got
-/// what was wanted, so this many others must have come between.
+/// How often a creation that others were faster at is tried again: as often as all the links that
+/// there can be could have come between, and gone.
 const TRIES: u32 = 2 * crate::policy::MOST_LINKS;
 
 /// The index of the link that leases `ip`.
@@ -68,7 +67,7 @@ pub struct Lease {
     /// The index of the host's end.
     pub index: u32,
     /// The name of the host's end.
-    pub host_end: String,
+    pub host_end: IfName,
     /// Whether it was taken by this run, and not found.
     pub new: bool,
     /// Whether its port of the bridge is open.
@@ -131,7 +130,8 @@ pub fn find(host: &mut Host, wanted: &Wanted, bridge: Option<u32>, end: End) -> 
     if wanted.address.is_some_and(|asked| asked != ip) {
         return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
     }
-    Ok(Lease { address, index, host_end: link.name, new: false, open: link.up })
+    let host_end = link.name.parse().map_err(|_| foreign())?;
+    Ok(Lease { address, index, host_end, new: false, open: link.up })
 }
 
 /// The id by which this network namespace knows the target (`RTM_GETNSID`, `rtnetlink(7)`).
@@ -187,7 +187,7 @@ pub fn choose(host: &mut Host, wanted: &Wanted) -> Result<Choice> {
                 Taken::Quota => Refused::Quota(wanted.grant.links, wanted.uid).into(),
             });
         }
-        sleep(NAP.min(left));
+        wanted.target.sleep(NAP.min(left))?;
     }
 }
 
@@ -240,7 +240,7 @@ pub fn take(
                 return Ok(Lease {
                     address: wanted.cidr(choice.ip),
                     index: index_of(choice.ip),
-                    host_end: choice.host_end.to_string(),
+                    host_end: choice.host_end,
                     new: true,
                     open: false,
                 });
@@ -249,9 +249,10 @@ pub fn take(
             Err(error) if error.is(Errno::EEXIST) => {
                 if !host.has_index(index_of(choice.ip))?
                     && !host.has_name(&choice.host_end)?
-                    && inside.look()?.is_some()
+                    && let Some(end) = inside.look()?
                 {
-                    return Err(Failed::NameInside(wanted.container_end.clone()).into());
+                    // Another run for the same container may have been faster.
+                    return find(host, wanted, Some(bridge.index), end);
                 }
             }
             Err(error) if error.is(Errno::EXFULL) => {
@@ -264,12 +265,17 @@ pub fn take(
     Err(Failed::Contended.into())
 }
 
-/// Gives a lease back: the wire is deleted, from inside with the container's own rights.
+/// Gives a lease back: the wire is deleted, from inside with the container's own rights, or else
+/// from the host by the name that only its owner's links have.
 ///
 /// # Errors
-/// [`Failed::Inside`] and [`Failed::ChildGone`].
-pub fn give_back(lease: &Lease, inside: &Inside) -> Result<()> {
-    inside.remove(lease.index)
+/// [`Failed::Netlink`], and [`Failed::Caller`] when the capability has been given up.
+pub fn give_back(host: &mut Host, lease: &Lease, inside: &Inside) -> Result<()> {
+    if inside.remove(lease.index).is_ok() {
+        return Ok(());
+    }
+    host.privileged(|netlink| link::delete(netlink, By::Name(&lease.host_end)))?
+        .map_err(Failed::netlink("deleting the wire"))
 }
 
 /// The message that creates both ends at once, the container's in its own namespace from the start:
