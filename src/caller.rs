@@ -63,8 +63,12 @@ pub fn become_caller() -> Result<Caller> {
     let no_new_privs = sys::no_new_privs();
     empty_bounding_set();
     prctl::set_keepcaps(true).map_err(step("keeping capabilities"))?;
-    setresgid(gid, gid, gid).map_err(step("taking the caller's group"))?;
-    setresuid(uid, uid, uid).map_err(step("taking the caller's user"))?;
+    let taken = setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid));
+    taken.map_err(|errno| match inside_user_namespace() {
+        // Where the ids have no mapping not even one's own can be taken.
+        Ok(true) => Failed::InsideUserNamespace.into(),
+        _ => step("taking the caller's ids")(errno),
+    })?;
     match uid.is_root() {
         true => lower_for_root(),
         false => cut_capabilities(),
@@ -158,9 +162,7 @@ fn prove(uid: Uid, gid: Gid) -> Result<()> {
 /// Why the process lacks its privilege, if it does. A user namespace is judged by itself, since
 /// within one every capability can be held and still none of them counts on the host.
 fn unprivileged(no_new_privs: bool) -> Result<Option<Failed>> {
-    const NAMESPACE: &str = "/proc/self/ns/user";
-    let namespace = std::fs::metadata(NAMESPACE).map_err(|e| Failed::File(NAMESPACE.into(), e))?;
-    if namespace.ino() != INITIAL_USER_NAMESPACE {
+    if inside_user_namespace()? {
         return Ok(Some(Failed::InsideUserNamespace));
     }
     if caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN)
@@ -181,6 +183,12 @@ fn unprivileged(no_new_privs: bool) -> Result<Option<Failed>> {
     } else {
         Failed::NotSetuid("CAP_NET_ADMIN")
     }))
+}
+
+fn inside_user_namespace() -> Result<bool> {
+    const NAMESPACE: &str = "/proc/self/ns/user";
+    let namespace = std::fs::metadata(NAMESPACE).map_err(|e| Failed::File(NAMESPACE.into(), e))?;
+    Ok(namespace.ino() != INITIAL_USER_NAMESPACE)
 }
 
 impl Caller {

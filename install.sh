@@ -1,0 +1,252 @@
+#!/usr/bin/env bash
+# Builds netsetgo and installs it. Building takes Rust, installing takes root; ./install.sh --help
+# says what else it can do.
+set -euo pipefail
+umask 022
+
+usage() {
+    cat <<'END'
+usage: sudo ./install.sh [--prefix DIR] [--caps]     build and install netsetgo
+       sudo ./install.sh --uninstall [--prefix DIR]  remove it; the policy file stays
+       sudo ./install.sh --try                       build, and try it in a throwaway host
+
+  --prefix DIR  install below DIR instead of /usr/local
+  --caps        give the program two file capabilities instead of the setuid bit
+  --try         install it in namespaces that vanish afterwards, attach a container there and
+                show its network; this machine is left as it was
+END
+}
+
+policy=/etc/netsetgo.toml
+capabilities=cap_net_admin,cap_sys_ptrace=ep
+manuals=(man8/netsetgo.8 man5/netsetgo.toml.5)
+
+step() { printf '==> %s\n' "$*"; }
+note() { printf '    %s\n' "$*"; }
+
+die() {
+    printf 'install.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+need() { # need PROGRAM PACKAGE
+    command -v "$1" >/dev/null || die "$1 is missing; on Debian: apt-get install $2"
+}
+
+name_of() { # name_of UID
+    id -un "$1" 2>/dev/null || printf 'uid %s' "$1"
+}
+
+# --- Building -----------------------------------------------------------------------------------
+
+# Sets `builder`, the words that run a command as the one who builds. The user behind sudo builds,
+# so that his target directory stays his own; root does if there is none, or if the tree is not his.
+find_builder() {
+    local uid=0 as=()
+    if [[ $caller ]]; then
+        as=(setpriv --reuid "$SUDO_UID" --regid "$SUDO_GID" --init-groups)
+        if "${as[@]}" test -w . && { [[ ! -e target ]] || "${as[@]}" test -w target; }; then
+            uid=$SUDO_UID
+        else
+            as=()
+        fi
+    fi
+    local home
+    home=$(getent passwd "$uid" | cut -d: -f6)
+    # sudo replaces PATH, which is where rustup had entered ~/.cargo/bin.
+    builder=("${as[@]}" env -u CARGO_ENCODED_RUSTFLAGS HOME="$home" PATH="$home/.cargo/bin:$PATH")
+
+    local wanted version
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    version=$("${builder[@]}" cargo --version 2>/dev/null | cut -d ' ' -f 2) ||
+        die "no Rust toolchain: cargo is neither in PATH nor in $home/.cargo/bin, or does not run;" \
+            "install Rust $wanted or newer for $(id -un "$uid"): https://rustup.rs"
+    [[ $(printf '%s\n' "$wanted" "$version" | sort -V | head -n 1) == "$wanted" ]] ||
+        die "cargo $version is too old, netsetgo needs $wanted or newer: https://rustup.rs"
+    need cc build-essential
+}
+
+# build CARGO-ARGUMENTS: prints the path of each executable. The flag repeats .cargo/config.toml,
+# which gives way to the user's own cargo configuration: a setuid program must be linked statically.
+build() {
+    step "Building as $("${builder[@]}" id -un): cargo build --release --locked" >&2
+    "${builder[@]}" RUSTFLAGS='-C target-feature=+crt-static' \
+        cargo build --release --locked --message-format=json-render-diagnostics "$@" |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
+}
+
+# --- Installing ---------------------------------------------------------------------------------
+
+check_place() {
+    if $caps; then need setcap libcap2-bin; fi
+    mkdir -p "$prefix/bin"
+    if findmnt -n -o OPTIONS -T "$prefix/bin" | grep -qw nosuid; then
+        die "$prefix/bin is on a nosuid mount, where no privilege counts; choose another --prefix"
+    fi
+}
+
+# The file gets its content, its owner and then its mode in a directory that only root can enter,
+# and one rename puts it in place. Nobody meets it half-made, and a run under way keeps its own.
+install_program() { # install_program BUILT
+    work=$(mktemp -d "$prefix/bin/.netsetgo.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    install -o root -g root -m 0755 "$1" "$work/netsetgo"
+    if $caps; then
+        setcap "$capabilities" "$work/netsetgo"
+    else
+        chmod 4755 "$work/netsetgo"
+    fi
+    mv -f "$work/netsetgo" "$prefix/bin/netsetgo"
+    note "$(stat -c '%A %U' "$prefix/bin/netsetgo") $prefix/bin/netsetgo"
+}
+
+install_manuals() {
+    local page
+    for page in "${manuals[@]}"; do
+        install -D -o root -g root -m 0644 "docs/${page##*/}" "$prefix/share/man/$page"
+        note "$(stat -c '%A %U' "$prefix/share/man/$page") $prefix/share/man/$page"
+    done
+}
+
+# policy_text UID: allows this user, by name where /etc/passwd has one (netsetgo asks no name
+# service) and by number otherwise; without a uid, nobody yet.
+policy_text() {
+    printf '# Who may attach containers with netsetgo, and to what: see netsetgo.toml(5).\n\n'
+    if [[ ! $1 ]]; then
+        printf '#[[allow]]\n#user  = "alice"\n#links = 16    # containers at once\n'
+        return
+    fi
+    awk -F: -v uid="$1" '
+        $3 == uid && $1 ~ /^[A-Za-z0-9._-]+$/ { who = "user  = \"" $1 "\""; exit }
+        END { print "[[allow]]\n" (who ? who : "uid   = " uid) "\nlinks = 16    # containers at once" }
+    ' /etc/passwd
+}
+
+install_policy() { # install_policy UID, or '' to allow nobody yet
+    if [[ -e $policy || -L $policy ]]; then
+        note "$policy was there, and stays as it is"
+        return
+    fi
+    policy_text "$1" >"$policy.new"
+    chmod 0644 "$policy.new"
+    mv -n "$policy.new" "$policy"
+    local whom='root alone, as sudo did not say whom else; add a user there'
+    if [[ $1 ]]; then whom="$(name_of "$1") 16 containers"; fi
+    note "$(stat -c '%A %U' "$policy") $policy allows $whom"
+}
+
+install_all() { # install_all BUILT UID
+    step 'Installing'
+    install_program "$1"
+    install_manuals
+    install_policy "$2"
+}
+
+uninstall() {
+    step 'Removing'
+    local file
+    for file in "$prefix/bin/netsetgo" "${manuals[@]/#/$prefix/share/man/}"; do
+        if [[ -e $file ]]; then rm -f "$file" && note "$file"; fi
+    done
+    if [[ -e $policy ]]; then note "$policy stays; delete it yourself if it is not wanted"; fi
+    note 'containers keep their network; the bridge stays until a reboot, or: ip link del brg0'
+}
+
+# --- Trying -------------------------------------------------------------------------------------
+
+as_user() { # as_user UID COMMAND
+    setpriv --reuid "$1" --regid "$1" --clear-groups "${@:2}"
+}
+
+try() {
+    need ip iproute2
+    need unshare util-linux
+    need setpriv util-linux
+    need ping iputils-ping
+    unshare --net --mount true ||
+        die 'root may not make namespaces here: is this a container without CAP_SYS_ADMIN?'
+    local uid=${caller:-1000} built
+    as_user "$uid" unshare --user --map-root-user --net true ||
+        die "uid $uid may not make user namespaces here: see the sysctls user.max_user_namespaces," \
+            'kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns'
+    find_builder
+    built=$(build --bin netsetgo --example container)
+    step 'Making a throwaway host: network, mount and process namespaces of its own'
+    # They end, and all that was done in them, when their first process does.
+    unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
+        "$BASH" "$self" --inside-try "$(readlink /proc/self/ns/mnt)" "$uid" \
+        "$(grep '/netsetgo$' <<<"$built")" "$(grep '/container$' <<<"$built")"
+    step 'It works: address, route and gateway are there. The throwaway host is gone.'
+}
+
+inside_try() { # inside_try OUTER-MOUNT-NAMESPACE UID BUILT EXAMPLE
+    [[ $$ == 1 && $(readlink /proc/self/ns/mnt) != "$1" ]] || die '--inside-try is for --try alone'
+    trap 'exit 130' INT TERM # a first process ignores what it does not catch
+    mount -t tmpfs -o mode=755 tmpfs /usr/local/bin
+    mount -t tmpfs -o mode=755 tmpfs /usr/local/share
+    # The working directory stays below the new mount, where the machine's own files are.
+    (cd /etc && mount -t tmpfs -o mode=755 tmpfs /etc && cp -a . /etc)
+    rm -f "$policy"
+    install_all "$3" "$2"
+    install -m 0755 "$4" /usr/local/bin/container
+
+    step "As $(name_of "$2"), running a container: container run, which calls netsetgo -pid"
+    local output said=/usr/local/share/said sign
+    # shellcheck disable=SC2016 # for the shell in the container
+    output=$(cd / && as_user "$2" env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        container run sh -c 'for command; do echo "# $command"; $command; done' sh \
+        'ip -br -4 addr show veth1' 'ip route' 'ping -c 1 -w 3 10.10.10.1' 2>"$said" </dev/null) || true
+    output=$(cat "$said" - <<<"$output")
+    note "${output//$'\n'/$'\n'    }"
+    for sign in '10.10.10.2/24' 'default via 10.10.10.1 dev veth1' ', 0% packet loss'; do
+        [[ $output == *"$sign"* ]] || die "it does not work: \"$sign\" is missing above"
+    done
+}
+
+# --- What was asked for -------------------------------------------------------------------------
+
+prefix=/usr/local
+caps=false
+action=install
+start=$PWD
+self=$(realpath "$0")
+cd "$(dirname "$self")"
+caller=''
+if [[ ${SUDO_UID:-0} != 0 ]]; then caller=$SUDO_UID; fi
+
+while (($#)); do
+    case $1 in
+    --prefix)
+        prefix=${2:-}
+        [[ $prefix ]] || die '--prefix takes a directory'
+        shift
+        ;;
+    --prefix=?*) prefix=${1#*=} ;;
+    --caps) caps=true ;;
+    --uninstall) action=uninstall ;;
+    --try) action=try ;;
+    --inside-try)
+        inside_try "${@:2}"
+        exit
+        ;;
+    --help | -h)
+        usage
+        exit
+        ;;
+    *) die "unknown argument $1; see ./install.sh --help" ;;
+    esac
+    shift
+done
+if [[ $prefix != /* ]]; then prefix=$start/$prefix; fi
+((EUID == 0)) || die "only root can install a setuid program; run it with sudo"
+
+case $action in
+install)
+    find_builder
+    check_place
+    built=$(build --bin netsetgo)
+    install_all "$built" "$caller"
+    ;;
+uninstall) uninstall ;;
+try) try ;;
+esac

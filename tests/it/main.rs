@@ -1,0 +1,20 @@
+//! The integration tests: they run the installed helper, as an unprivileged user, on hosts of their
+//! own, and look at the result with iproute2 and `/proc` alone.
+//!
+//! Each test makes a [`world::World`], a small host of network, mount and pid namespaces which
+//! vanishes with the test; the machine itself is never touched. That takes root: `sudo tests/run`.
+
+// What a test cannot do without, it may demand.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod attach;
+mod attacks;
+mod caller;
+mod failed;
+mod policy;
+mod races;
+mod refused;
+mod scale;
+mod target;
+mod usage;
+mod world;

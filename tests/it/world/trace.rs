@@ -1,0 +1,319 @@
+//! The helper, stopped at each of its system calls, and looked at.
+//!
+//! A trace stands before every system call that the helper and its child make. It can look, and it
+//! can end there and leave the process stopped, as its caller could with a well-timed SIGSTOP; from
+//! then on nobody traces it any more.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::{Outcome, PATIENCE, User, only_child};
+
+/// Which process of a run it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The helper itself.
+    Parent,
+    /// The child that works inside the container.
+    Child,
+}
+
+/// A process of the helper that stands before a system call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stage {
+    /// Which one it is.
+    pub(crate) part: Part,
+    /// How many system calls it has made, of which the first is 0.
+    pub(crate) made: usize,
+    /// The number of the system call that it is about to make.
+    pub(crate) call: i64,
+    /// Its pid, as seen by the test.
+    pub(crate) pid: Pid,
+}
+
+impl Stage {
+    /// Whether it is the same place in another run.
+    pub(crate) fn is(&self, other: &Stage) -> bool {
+        (self.part, self.made) == (other.part, other.made)
+    }
+
+    /// A line of its `/proc/PID/status`, without the name.
+    #[track_caller]
+    pub(crate) fn status(&self, name: &str) -> String {
+        status(self.pid, name).unwrap_or_else(|| panic!("no {name} of {self:?}"))
+    }
+
+    /// Its namespace of that kind.
+    pub(crate) fn namespace(&self, kind: &str) -> String {
+        let link = fs::read_link(format!("/proc/{}/ns/{kind}", self.pid)).unwrap();
+        link.to_str().unwrap().to_owned()
+    }
+}
+
+fn status(pid: Pid, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(|value| value.trim().to_owned())
+}
+
+/// The stages of a run, without those in the midst of a series of one and the same system call.
+pub(crate) fn stages(user: &User<'_>, command: impl AsRef<str>) -> Vec<Stage> {
+    let mut all = Vec::new();
+    let _ = Trace::of(user, command).watch(|stage| all.push(stage));
+    all.sort_by_key(|stage| (stage.part == Part::Child, stage.made));
+    let alike =
+        |a: Option<&Stage>, b: &Stage| a.is_some_and(|a| (a.part, a.call) == (b.part, b.call));
+    let inner = |at: usize| alike(all.get(at + 1), &all[at]) && alike(all[..at].last(), &all[at]);
+    (0..all.len()).filter(|at| !inner(*at)).map(|at| all[at]).collect()
+}
+
+/// A run of the helper under a tracer.
+pub(crate) struct Trace {
+    command: Child,
+    _input: ChildStdin,
+    tracees: Tracees,
+}
+
+/// Those that are traced. They do not outlive their trace: who is traced stays a zombie, and its
+/// world with it, for as long as the tracer does not look.
+struct Tracees(Vec<Tracee>);
+
+impl Drop for Tracees {
+    fn drop(&mut self) {
+        for Tracee { pid, .. } in &self.0 {
+            let _ = kill(*pid, Signal::SIGKILL);
+            while !matches!(waitpid(*pid, None), Ok(WaitStatus::Signaled(..)) | Err(_)) {}
+        }
+    }
+}
+
+struct Tracee {
+    pid: Pid,
+    part: Part,
+    made: usize,
+    stopped: bool,
+}
+
+impl Trace {
+    /// Starts a command for `user`, which executes the helper, and stops where that begins.
+    pub(crate) fn of(user: &User<'_>, command: impl AsRef<str>) -> Trace {
+        // The shell stays the parent, as nsenter would stop whenever its own child does.
+        let mut command = user
+            .command(&format!(
+                "exec 3<&0; (echo; read go; exec {} 3<&-) <&3 & wait $!",
+                command.as_ref()
+            ))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Byte by byte, so that nothing of what the helper will print is lost in a buffer.
+        let mut line = String::new();
+        BufReader::with_capacity(1, command.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() {
+            panic!("not started: {:?}", Outcome::from(command.wait_with_output().unwrap()));
+        }
+        let helper = only_child(only_child(command.id()));
+        let pid = Pid::from_raw(helper.try_into().unwrap());
+        let options = Options::PTRACE_O_TRACESYSGOOD
+            | Options::PTRACE_O_TRACEEXEC
+            | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK
+            | Options::PTRACE_O_TRACECLONE;
+        ptrace::seize(pid, options).expect("to trace as root");
+        let mut input = command.stdin.take().unwrap();
+        input.write_all(b"\n").unwrap();
+        let name = format!("/proc/{pid}/comm");
+        while !matches!(
+            waitpid(pid, None),
+            Ok(WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC))
+        ) || fs::read_to_string(&name).unwrap() != "netsetgo\n"
+        {
+            ptrace::cont(pid, None).expect("the helper to be executed");
+        }
+        let parent = Tracee { pid, part: Part::Parent, made: 0, stopped: true };
+        Trace { command, _input: input, tracees: Tracees(vec![parent]) }
+    }
+
+    /// Goes on to the end, and calls `look` before each system call.
+    pub(crate) fn watch(mut self, mut look: impl FnMut(Stage)) -> Outcome {
+        let stopped = self.run(|stage| {
+            look(stage);
+            false
+        });
+        assert!(stopped.is_none());
+        self.command.wait_with_output().unwrap().into()
+    }
+
+    /// Goes on up to where `here` says so, and leaves that process stopped there. The other one, if
+    /// there is one, runs on. `None` if the run ended before.
+    pub(crate) fn freeze(mut self, here: impl FnMut(Stage) -> bool) -> Option<Frozen> {
+        let stage = self.run(here)?;
+        for tracee in &mut self.tracees.0 {
+            tracee.interrupt();
+            if tracee.pid == stage.pid {
+                // The signal comes while the call is executed, so it stops once that is made.
+                kill(tracee.pid, Signal::SIGSTOP).unwrap();
+            }
+            // One that has just died cannot be detached, and need not be.
+            let _ = ptrace::detach(tracee.pid, None);
+        }
+        let pids = self.tracees.0.drain(..).map(|tracee| tracee.pid).collect();
+        let frozen = Frozen { command: self.command, stage, pids };
+        frozen.settle();
+        Some(frozen)
+    }
+
+    /// Lets everything run from system call to system call, until `here` says stop.
+    fn run(&mut self, mut here: impl FnMut(Stage) -> bool) -> Option<Stage> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.tracees.0.is_empty() {
+            assert!(Instant::now() < deadline, "the traced helper does not come to an end");
+            let alone = self.tracees.0.len() == 1;
+            let mut born = Vec::new();
+            let mut ended = Vec::new();
+            for tracee in &mut self.tracees.0 {
+                tracee.go_on(None);
+                match tracee.event(alone) {
+                    WaitStatus::PtraceSyscall(_) => {
+                        if let Some(stage) = tracee.stage()
+                            && here(stage)
+                        {
+                            return Some(stage);
+                        }
+                    }
+                    WaitStatus::PtraceEvent(
+                        pid,
+                        _,
+                        libc::PTRACE_EVENT_FORK
+                        | libc::PTRACE_EVENT_VFORK
+                        | libc::PTRACE_EVENT_CLONE,
+                    ) => {
+                        born.push(ptrace::getevent(pid).unwrap());
+                    }
+                    WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC) => {
+                        panic!("process {pid} executed a program");
+                    }
+                    WaitStatus::Stopped(_, signal) => tracee.go_on(Some(signal)),
+                    WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => ended.push(pid),
+                    _ => {}
+                }
+            }
+            self.tracees.0.retain(|tracee| !ended.contains(&tracee.pid));
+            self.tracees.0.extend(born.into_iter().map(Tracee::child));
+        }
+        None
+    }
+}
+
+impl Tracee {
+    fn child(pid: libc::c_long) -> Tracee {
+        let pid = Pid::from_raw(pid.try_into().unwrap());
+        Tracee { pid, part: Part::Child, made: 0, stopped: false }
+    }
+
+    /// What came of it. Who is watched alone is waited for.
+    fn event(&mut self, alone: bool) -> WaitStatus {
+        let mut flags = WaitPidFlag::__WALL;
+        if !alone {
+            flags |= WaitPidFlag::WNOHANG;
+            std::thread::sleep(Duration::from_micros(10));
+        }
+        let event = waitpid(self.pid, Some(flags)).unwrap();
+        self.stopped = !matches!(event, WaitStatus::StillAlive);
+        event
+    }
+
+    /// Lets it run up to its next system call, with this signal.
+    fn go_on(&mut self, signal: Option<Signal>) {
+        if !self.stopped {
+            return;
+        }
+        match ptrace::syscall(self.pid, signal) {
+            // Killed in the meantime: its end is the next event.
+            Ok(()) | Err(Errno::ESRCH) => self.stopped = false,
+            Err(error) => panic!("to go on with process {}: {error}", self.pid),
+        }
+    }
+
+    /// Stops it, if it does not stand still already.
+    fn interrupt(&mut self) {
+        if !self.stopped && ptrace::interrupt(self.pid).is_ok() {
+            let _ = waitpid(self.pid, Some(WaitPidFlag::__WALL));
+        }
+    }
+
+    /// Where it stands, if that is before a system call and not after one.
+    fn stage(&mut self) -> Option<Stage> {
+        if ptrace::syscall_info(self.pid).ok()?.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+            return None;
+        }
+        let call = fs::read_to_string(format!("/proc/{}/syscall", self.pid)).ok()?;
+        let call = call.split_whitespace().next()?.parse().ok()?;
+        let stage = Stage { part: self.part, made: self.made, call, pid: self.pid };
+        self.made += 1;
+        Some(stage)
+    }
+}
+
+/// The letter in `/proc/PID/stat` that tells what a helper's process does; nothing if it is gone.
+fn state(pid: Pid) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.split_once("(netsetgo) ").and_then(|(_, rest)| rest.split(' ').next());
+    state.unwrap_or_default().to_owned()
+}
+
+/// A run of the helper of which one process is stopped, and untraced.
+pub(crate) struct Frozen {
+    command: Child,
+    /// Where it was stopped.
+    pub(crate) stage: Stage,
+    pids: Vec<Pid>,
+}
+
+impl Frozen {
+    /// Waits until the process stands still, or has ended with its last system call.
+    fn settle(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !["T", "Z", "X", ""].contains(&state(self.stage.pid).as_str()) {
+            assert!(Instant::now() < deadline, "a stopped helper does not stand still");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Those of its processes that live.
+    fn living(&self) -> impl Iterator<Item = Pid> {
+        self.pids.iter().copied().filter(|pid| !["Z", "X", ""].contains(&state(*pid).as_str()))
+    }
+
+    /// The pids of those of its processes that live, as seen in the world.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let inside = |pid| status(pid, "NSpid")?.split_whitespace().last()?.parse().ok();
+        self.living().filter_map(inside).collect()
+    }
+
+    /// Lets it run on to its end.
+    pub(crate) fn thaw(self) -> Outcome {
+        // It may have ended already, with the call before which it was stopped.
+        let _ = kill(self.stage.pid, Signal::SIGCONT);
+        self.command.wait_with_output().unwrap().into()
+    }
+
+    /// Ends it where it stands.
+    pub(crate) fn kill(mut self) {
+        for pid in self.living() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.command.wait();
+    }
+}
