@@ -14,6 +14,7 @@ use std::fmt::Display;
 use std::os::unix::fs::MetadataExt;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::stat::{Mode, umask};
@@ -63,12 +64,11 @@ pub fn become_caller() -> Result<Caller> {
     let no_new_privs = sys::no_new_privs();
     empty_bounding_set();
     prctl::set_keepcaps(true).map_err(step("keeping capabilities"))?;
-    let taken = setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid));
-    taken.map_err(|errno| match inside_user_namespace() {
-        // Where the ids have no mapping not even one's own can be taken.
-        Ok(true) => Failed::InsideUserNamespace.into(),
-        _ => step("taking the caller's ids")(errno),
-    })?;
+    match setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid)) {
+        // Where an id has no mapping not even one's own can be taken, nor does anything count.
+        Err(Errno::EINVAL) if inside_user_namespace()? => {}
+        taken => taken.map_err(step("taking the caller's ids"))?,
+    }
     match uid.is_root() {
         true => lower_for_root(),
         false => cut_capabilities(),

@@ -166,7 +166,11 @@ impl Trace {
                 kill(tracee.pid, Signal::SIGSTOP).unwrap();
             }
             // One that has just died cannot be detached, and need not be.
-            let _ = ptrace::detach(tracee.pid, None);
+            let r = ptrace::detach(tracee.pid, None);
+            let t = status(tracee.pid, "TracerPid");
+            if r.is_err() || t.as_deref() != Some("0") {
+                eprintln!("DETACH {r:?} {t:?} {:?} {} {stage:?} {:?}", tracee.part, tracee.stopped, status(tracee.pid, "State"));
+            }
         }
         let pids = self.tracees.0.drain(..).map(|tracee| tracee.pid).collect();
         let frozen = Frozen { command: self.command, stage, pids };
