@@ -21,10 +21,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
-    AddressFamily as SocketFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt,
-    socketpair, sockopt,
+    AddressFamily as SocketFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair,
 };
-use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, close};
 use serde::{Deserialize, Serialize};
@@ -39,9 +37,6 @@ use crate::target::Target;
 
 /// The longest message between parent and child, in bytes.
 const LONGEST: usize = 512;
-
-/// How long the parent waits for an answer of a child that somebody may have stopped, in seconds.
-const PATIENCE: i64 = 10;
 
 /// What the parent has the child do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -160,9 +155,6 @@ impl Inside {
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(theirs);
-                let patience = TimeVal::seconds(PATIENCE);
-                setsockopt(&ours, sockopt::ReceiveTimeout, &patience)
-                    .map_err(|errno| Failed::Fork(errno, ""))?;
                 Ok(Inside { channel: ours, child })
             }
         }

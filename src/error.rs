@@ -138,7 +138,7 @@ pub enum Failed {
     Fork(Errno, &'static str),
     #[error("inside the container: {step}: {errno}{remedy}")]
     Inside { step: &'static str, errno: Errno, remedy: &'static str },
-    #[error("inside the container: the child that works there ended early, or was stopped")]
+    #[error("inside the container: the child that works there ended early")]
     ChildGone,
     #[error(
         "{0}: exists inside the container already and is no wire of yours; choose another name with -ifname"

@@ -169,7 +169,12 @@ impl Trace {
             let r = ptrace::detach(tracee.pid, None);
             let t = status(tracee.pid, "TracerPid");
             if r.is_err() || t.as_deref() != Some("0") {
-                eprintln!("DETACH {r:?} {t:?} {:?} {} {stage:?} {:?}", tracee.part, tracee.stopped, status(tracee.pid, "State"));
+                eprintln!(
+                    "DETACH {r:?} {t:?} {:?} {} {stage:?} {:?}",
+                    tracee.part,
+                    tracee.stopped,
+                    status(tracee.pid, "State")
+                );
             }
         }
         let pids = self.tracees.0.drain(..).map(|tracee| tracee.pid).collect();
