@@ -19,7 +19,6 @@ use nix::errno::Errno;
 use nix::libc::{RTM_GETROUTE, RTM_NEWADDR, RTM_NEWROUTE};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily as SocketFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair,
 };
@@ -127,7 +126,7 @@ impl Step {
 /// The child, seen from its parent. It ends when this is dropped, and is waited for.
 #[derive(Debug)]
 pub struct Inside {
-    channel: OwnedFd,
+    channel: Option<OwnedFd>,
     child: Pid,
 }
 
@@ -155,7 +154,7 @@ impl Inside {
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(theirs);
-                Ok(Inside { channel: ours, child })
+                Ok(Inside { channel: Some(ours), child })
             }
         }
     }
@@ -205,7 +204,8 @@ impl Inside {
     }
 
     fn ask(&self, order: &Order) -> Result<Answer> {
-        tell(&self.channel, order).ok_or(Failed::ChildGone)?;
+        let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
+        tell(channel, order).ok_or(Failed::ChildGone)?;
         match self.answer()? {
             Answer::Failed(step, errno) => Err(step.failed(errno)),
             answer => Ok(answer),
@@ -213,15 +213,15 @@ impl Inside {
     }
 
     fn answer(&self) -> Result<Answer> {
-        hear(&self.channel).ok_or_else(|| Failed::ChildGone.into())
+        let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
+        hear(channel).ok_or_else(|| Failed::ChildGone.into())
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        // The child's work is done, or not to be done any more. It is not asked to end, since
-        // somebody may have stopped it.
-        let _ = kill(self.child, Signal::SIGKILL);
+        // The child reads the end of the channel as its own.
+        self.channel = None;
         // That it was waited for leaves no zombie to a caller who becomes its parent otherwise.
         while waitpid(self.child, None) == Err(Errno::EINTR) {}
     }

@@ -166,16 +166,7 @@ impl Trace {
                 kill(tracee.pid, Signal::SIGSTOP).unwrap();
             }
             // One that has just died cannot be detached, and need not be.
-            let r = ptrace::detach(tracee.pid, None);
-            let t = status(tracee.pid, "TracerPid");
-            if r.is_err() || t.as_deref() != Some("0") {
-                eprintln!(
-                    "DETACH {r:?} {t:?} {:?} {} {stage:?} {:?}",
-                    tracee.part,
-                    tracee.stopped,
-                    status(tracee.pid, "State")
-                );
-            }
+            let _ = ptrace::detach(tracee.pid, None);
         }
         let pids = self.tracees.0.drain(..).map(|tracee| tracee.pid).collect();
         let frozen = Frozen { command: self.command, stage, pids };
@@ -255,9 +246,11 @@ impl Tracee {
         }
     }
 
-    /// Stops it, if it does not stand still already.
+    /// Stops it, if it does not stand still already. If it has ended, that is taken note of, or it
+    /// would stay a zombie and its parent wait for it.
     fn interrupt(&mut self) {
-        if !self.stopped && ptrace::interrupt(self.pid).is_ok() {
+        if !self.stopped {
+            let _ = ptrace::interrupt(self.pid);
             let _ = waitpid(self.pid, Some(WaitPidFlag::__WALL));
         }
     }
