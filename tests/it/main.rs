@@ -7,6 +7,7 @@
 // What a test cannot do without, it may demand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod advertise;
 mod attach;
 mod attacks;
 mod caller;

@@ -155,3 +155,33 @@ fn a_policy_that_does_not_read_names_line_and_column() {
         world.root().failed(format!("-pid {pod}"), place);
     }
 }
+
+#[test]
+fn what_users_write_into_the_account_files_shuts_nobody_out() {
+    let world = World::new();
+    let pod = world.alice().container();
+    // chfn(1) lets a user write any bytes of one byte a character.
+    world.sh(r"printf 'eve:x:1004:1004:\351t\351:/:/bin/sh\n' >>/etc/passwd");
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+}
+
+#[test]
+fn a_group_gives_nothing_to_the_sub_uids_of_its_members() {
+    let world = World::with_policy("[[allow]]\ngroup = \"netdev\"\nlinks = 1\n");
+    let call = |uid: u32| {
+        let script = "unshare -Urn sleep 1000 >/dev/null 2>&1 & netsetgo -pid $!";
+        world
+            .root()
+            .sh(&format!("exec setpriv --reuid {uid} --regid {uid} --groups 1100 sh -c '{script}'"))
+    };
+    call(1002).done();
+    // A process that a user runs by a setuid file of a sub-uid's keeps the user's groups.
+    call(100_000).refused("not allowed");
+}
+
+#[test]
+fn a_bridge_too_small_for_ipv6_is_an_error() {
+    let world = World::with_policy(&format!("[network]\nmtu = 1279\n{ALICE}"));
+    let pod = world.alice().container();
+    world.alice().failed(format!("-pid {pod}"), "line 2, column 7: 1279 is not between");
+}

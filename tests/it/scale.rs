@@ -110,13 +110,13 @@ fn whichever_container_goes_its_place_is_found() {
     let alice = world.alice();
     let mut pods = alice.containers(13);
     attach(&alice, &pods);
-    for place in 0..13 {
-        let (address, all) = (pods[place].address(), world.leases());
-        pods[place].kill();
+    for pod in &mut pods {
+        let (address, all) = (pod.address(), world.leases());
+        pod.kill();
         world.until("its lease to go", || world.leases().len() == 12);
-        pods[place] = alice.container();
-        alice.netsetgo(format!("-pid {} -wait 0", pods[place])).done();
-        assert_eq!(pods[place].address(), address);
+        *pod = alice.container();
+        alice.netsetgo(format!("-pid {pod} -wait 0")).done();
+        assert_eq!(pod.address(), address);
         assert_eq!(world.leases(), all);
     }
 }
