@@ -160,13 +160,12 @@ impl Trace {
     pub(crate) fn freeze(mut self, here: impl FnMut(Stage) -> bool) -> Option<Frozen> {
         let stage = self.run(here)?;
         for tracee in &mut self.tracees.0 {
-            tracee.interrupt();
+            tracee.stop();
             if tracee.pid == stage.pid {
                 // The signal comes while the call is executed, so it stops once that is made.
-                kill(tracee.pid, Signal::SIGSTOP).unwrap();
+                let _ = kill(tracee.pid, Signal::SIGSTOP);
             }
-            // One that has just died cannot be detached, and need not be.
-            let _ = ptrace::detach(tracee.pid, None);
+            tracee.let_go();
         }
         let pids = self.tracees.0.drain(..).map(|tracee| tracee.pid).collect();
         let frozen = Frozen { command: self.command, stage, pids };
@@ -246,11 +245,17 @@ impl Tracee {
         }
     }
 
-    /// Stops it, if it does not stand still already. If it has ended, that is taken note of, or it
-    /// would stay a zombie and its parent wait for it.
-    fn interrupt(&mut self) {
-        if !self.stopped {
-            let _ = ptrace::interrupt(self.pid);
+    /// Stops it, if it does not stand still already.
+    fn stop(&mut self) {
+        if !self.stopped && ptrace::interrupt(self.pid).is_ok() {
+            let _ = waitpid(self.pid, Some(WaitPidFlag::__WALL));
+        }
+    }
+
+    /// Traces it no more. If it has ended, that is taken note of, or it would stay a zombie and its
+    /// parent wait for it.
+    fn let_go(&self) {
+        if ptrace::detach(self.pid, None).is_err() {
             let _ = waitpid(self.pid, Some(WaitPidFlag::__WALL));
         }
     }
