@@ -224,9 +224,11 @@ impl World {
         let before = self.snapshot();
         let result = act();
         let after = self.snapshot();
-        let lost: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
-        let new: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
-        assert!(before == after, "something changed: {lost:#?} became {new:#?}");
+        if before != after {
+            let lost: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
+            let new: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
+            panic!("something changed: {lost:#?} became {new:#?}");
+        }
         result
     }
 }
