@@ -1,8 +1,9 @@
 //! What a user gets: an interface, an address, a route, and a neighbour.
 
+use nix::libc;
 use serde_json::Value;
 
-use crate::world::{ALICE, Container, World, json};
+use crate::world::{ALICE, Container, Trace, World, json};
 
 /// Asserts that a process inside reaches this address.
 #[track_caller]
@@ -237,6 +238,16 @@ fn json_is_a_cni_result_that_agrees_with_what_is_there() {
     });
     assert_eq!(json(&printed), expected);
     assert_eq!(printed.lines().count(), 1);
+}
+
+#[test]
+fn the_result_is_printed_in_one_write() {
+    let world = World::new();
+    let pod = world.alice().attached();
+    let mut writes = 0;
+    let run = Trace::of(&world.alice(), format!("netsetgo -pid {pod} -json"));
+    let printed = run.watch(|stage| writes += usize::from(stage.call == libc::SYS_write)).done();
+    assert_eq!((writes, printed.lines().count()), (1, 1));
 }
 
 #[test]

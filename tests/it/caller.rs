@@ -93,6 +93,10 @@ fn look_at(
         }
         is_alice(&stage, bounding);
         let (permitted, effective) = (set(&stage, "CapPrm"), set(&stage, "CapEff"));
+        if stage.call == libc::SYS_socketpair {
+            // Before anything is changed the right to trace has been given up for good.
+            assert_eq!(permitted & SYS_PTRACE, 0);
+        }
         if stage.call == libc::SYS_setns {
             assert_eq!((stage.part, permitted), (Part::Child, 0));
         }

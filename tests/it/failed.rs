@@ -90,6 +90,22 @@ fn an_address_that_is_leased_is_an_error() {
 }
 
 #[test]
+fn a_dying_lease_is_waited_for() {
+    let world = World::with_policy(&format!("[network]\naddress = \"10.10.10.1/30\"\n{ALICE}"));
+    let alice = world.alice();
+    // Of one address, asked for or not; and of the last slot.
+    for (links, asked) in [(2, ""), (2, "-containerAddress 10.10.10.2/30"), (1, "")] {
+        world.policy(&format!("[network]\naddress = \"10.10.10.1/30\"\n{ALICE}links = {links}\n"));
+        let (dying, pod) = (alice.attached(), alice.container());
+        let script = format!("(sleep 0.2; kill -9 {dying}) & netsetgo -pid {pod} -wait 60 {asked}");
+        alice.sh(&script).done();
+        assert_eq!(pod.address(), "10.10.10.2/30");
+        pod.kill();
+        world.until_leases_are(&[]);
+    }
+}
+
+#[test]
 fn an_attached_container_keeps_its_address() {
     let world = World::new();
     let pod = world.alice().attached();

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::world::{ALICE, Container, Part, Stage, Trace, World, json, stages};
-
 use nix::libc;
+
+use crate::world::{ALICE, Container, Stage, Trace, World, json, stages};
 
 /// That no process of the helper is left.
 #[track_caller]
@@ -154,63 +154,17 @@ fn killed_before_any_of_its_changes_the_next_run_completes_them() {
 }
 
 #[test]
-fn a_target_that_goes_at_any_moment_is_gone_and_nothing_is_left() {
+fn one_container_attached_by_many_runs_at_once_gets_one_wire() {
     let world = World::new();
     let alice = world.alice();
-    let neighbour = alice.attached();
-    let first = alice.container();
-    for place in stages(&alice, format!("netsetgo -pid {first}")) {
-        let pod = alice.container();
-        let run = Trace::of(&alice, format!("netsetgo -pid {pod} -wait 0"));
-        let Some(frozen) = run.freeze(|stage| stage.is(&place)) else { continue };
-        pod.kill();
-        let outcome = frozen.thaw();
-        // In the very last moment it may have been done.
-        assert!(outcome.status == 0 || outcome.is_one_line(), "{place:?}: {outcome:?}");
-        assert!([0, 1, 3].contains(&outcome.status), "{place:?}: {outcome:?}");
-    }
-    first.kill();
-    world.until_leases_are(&["ns1000-0"]);
-    assert_eq!(neighbour.address(), "10.10.10.2/24");
-}
-
-/// Starts a container of alice's whose process has this pid.
-fn with_number(world: &World, pid: u32) -> Container<'_> {
-    world.root().process(&format!(
-        "start() {{
-             exec setpriv --reuid alice --regid alice --clear-groups \\
-                 unshare -Urn sh -c 'if [ $$ = {pid} ]; then echo $$; fi; exec sleep infinity'
-         }}
-         # The shell itself may have been given it already.
-         if [ $$ = {pid} ]; then start; fi
-         while :; do
-             echo {} >/proc/sys/kernel/ns_last_pid
-             start &
-             if [ $! = {pid} ]; then wait; exit; else kill $!; fi
-         done",
-        pid - 1
-    ))
-}
-
-#[test]
-fn a_process_that_gets_the_number_of_one_that_went_is_not_taken_for_it() {
-    let world = World::new();
-    let alice = world.alice();
-    alice.attached();
-    let places = stages(&alice, format!("netsetgo -pid {}", alice.container()));
-    let opens = |stage: &&Stage| stage.call == libc::SYS_pidfd_open;
-    let opened = places.iter().find(opens).expect("a call of pidfd_open").made;
-    // Once the call is made the process is meant, and no longer its number.
-    let after = |stage: &&Stage| stage.part == Part::Child || stage.made >= opened;
-    for place in places.iter().filter(after) {
-        let pod = alice.container();
-        let run = Trace::of(&alice, format!("netsetgo -pid {pod} -wait 0"));
-        let Some(frozen) = run.freeze(|stage| stage.is(place)) else { continue };
-        pod.kill();
-        let other = with_number(&world, pod.pid);
-        let _ = frozen.thaw();
-        assert_eq!(other.links(), ["lo"], "{place:?}");
-        other.kill();
-        world.until("the lease to go", || world.leases().len() <= 2);
-    }
+    let pod = alice.container();
+    let script = format!(
+        "for run in $(seq 20); do
+             (netsetgo -pid {pod} -wait 0; echo $? >/tmp/status.$run) &
+         done; wait; sort /tmp/status.* | uniq -c"
+    );
+    assert_eq!(alice.sh(&script).done().trim(), "20 0");
+    assert_eq!(world.leases(), ["ns1000-0"]);
+    assert_eq!(pod.address(), "10.10.10.2/24");
+    pod.sh("busybox ping -c 1 -W 10 10.10.10.1 >/dev/null");
 }

@@ -114,6 +114,25 @@ fn an_argument_cannot_forge_a_second_line() {
 }
 
 #[test]
+fn the_manual_page_has_every_option_that_the_help_has() {
+    let world = World::without_policy();
+    let help = world.alice().netsetgo("-help").done();
+    let options: Vec<_> = help
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("--").or(word.strip_prefix('-')))
+        .filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        .collect();
+    assert!(options.len() > 10, "{help}");
+    let manual = include_str!("../../docs/netsetgo.8");
+    for option in options {
+        assert!(
+            manual.contains(&format!(".It Fl {option}")),
+            "-{option} is not in the manual page"
+        );
+    }
+}
+
+#[test]
 fn help_and_version_are_printed_on_standard_output() {
     let world = World::without_policy();
     for user in [world.alice(), world.root()] {

@@ -65,6 +65,11 @@ fn status(pid: Pid, name: &str) -> Option<String> {
     line.map(|value| value.trim().to_owned())
 }
 
+/// The pid of a process as its own pid namespace has it.
+fn pid_inside(pid: Pid) -> Option<u32> {
+    status(pid, "NSpid")?.split_whitespace().last()?.parse().ok()
+}
+
 /// The stages of a run, without those in the midst of a series of one and the same system call.
 pub(crate) fn stages(user: &User<'_>, command: impl AsRef<str>) -> Vec<Stage> {
     let mut all = Vec::new();
@@ -305,8 +310,12 @@ impl Frozen {
 
     /// The pids of those of its processes that live, as seen in the world.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        let inside = |pid| status(pid, "NSpid")?.split_whitespace().last()?.parse().ok();
-        self.living().filter_map(inside).collect()
+        self.living().filter_map(pid_inside).collect()
+    }
+
+    /// The pid of the stopped process, as seen in the world, if it lives.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.living().find(|pid| *pid == self.stage.pid).and_then(pid_inside)
     }
 
     /// Lets it run on to its end.

@@ -195,10 +195,10 @@ impl<'w> Container<'w> {
         format!("{}/{}", v4[0]["local"].as_str().unwrap(), v4[0]["prefixlen"])
     }
 
-    /// Kills it, for good.
+    /// Kills it, for good, if it still lives.
     pub(crate) fn kill(&self) {
         let world = self.owner.world;
-        world.sh(&format!("kill -9 {self}"));
+        world.sh(&format!("kill -9 {self} 2>/dev/null || true"));
         let process = world.path(&format!("/proc/{self}/ns/net"));
         world.until("a killed process to end", || std::fs::read_link(&process).is_err());
     }

@@ -1,0 +1,128 @@
+//! `install.sh`, in a host of its own, where nothing of the machine is touched. It builds nothing
+//! here: what stands for cargo hands it the helper that has been built already.
+
+use std::fs;
+
+use crate::refused::undumpable;
+use crate::world::{Outcome, World};
+
+/// A host with the source tree's installer, and a toolchain.
+fn world() -> World {
+    let world = World::without_policy();
+    world.sh("mkdir -p /run/tree/docs /run/tools; cp /usr/local/bin/netsetgo /run/tools/built");
+    for file in ["install.sh", "Cargo.toml", "docs/netsetgo.8", "docs/netsetgo.toml.5"] {
+        let from = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+        fs::copy(from, world.path(&format!("/run/tree/{file}"))).unwrap();
+    }
+    world.sh("cat >/run/tools/cargo <<'END'
+#!/bin/sh
+case $1 in
+--version) echo cargo 1.999.0 ;;
+build) echo '{\"executable\":\"/run/tools/built\"}' ;;
+esac
+END
+         chmod 755 /run/tools/cargo; rm /usr/local/bin/netsetgo");
+    world
+}
+
+/// Runs the installer as root, with what sudo would have set for alice.
+fn install(world: &World, arguments: &str) -> Outcome {
+    let sudo = "env PATH=/run/tools:$PATH SUDO_UID=1000 SUDO_GID=1000";
+    world.root().sh(&format!("{sudo} /run/tree/install.sh --prefix /run/prefix {arguments}"))
+}
+
+/// Runs the installer as root, which has to succeed.
+#[track_caller]
+fn installed(world: &World, arguments: &str) {
+    let outcome = install(world, arguments);
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+}
+
+/// Mode, owner and group of a file.
+fn state(world: &World, file: &str) -> String {
+    world.sh(&format!("stat -c '%a %U %G' {file}")).trim().to_owned()
+}
+
+/// Asserts that the installer gave up for this reason, and installed nothing.
+#[track_caller]
+fn gave_up(world: &World, outcome: Outcome, why: &str) {
+    assert!(outcome.status == 1 && outcome.err.starts_with("install.sh: "), "{outcome:?}");
+    assert!(outcome.err.contains(why), "{outcome:?}");
+    for file in ["/run/prefix/bin/netsetgo", "/etc/netsetgo.toml"] {
+        assert!(!world.path(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn the_installed_program_is_roots_and_setuid_and_works_for_who_called_sudo() {
+    let world = world();
+    // Safe to run twice.
+    for _ in 0..2 {
+        installed(&world, "");
+        assert_eq!(state(&world, "/run/prefix/bin/netsetgo"), "4755 root root");
+        assert_eq!(state(&world, "/etc/netsetgo.toml"), "644 root root");
+        assert_eq!(world.sh("ls -A /run/prefix/bin"), "netsetgo\n");
+        for manual in ["man8/netsetgo.8", "man5/netsetgo.toml.5"] {
+            assert_eq!(state(&world, &format!("/run/prefix/share/man/{manual}")), "644 root root");
+        }
+    }
+    let (alices, bobs) = (world.alice().container(), world.bob().container());
+    let helper = "/run/prefix/bin/netsetgo";
+    world.alice().sh(&format!("{helper} -pid {alices}")).done();
+    world.bob().sh(&format!("{helper} -pid {bobs}")).refused("not allowed");
+    assert_eq!(alices.address(), "10.10.10.2/24");
+}
+
+#[test]
+fn a_policy_that_is_there_stays_as_it_is() {
+    let world = world();
+    world.policy("# mine\n");
+    world.sh("chmod 600 /etc/netsetgo.toml");
+    installed(&world, "");
+    assert_eq!(world.sh("cat /etc/netsetgo.toml"), "# mine\n");
+    assert_eq!(state(&world, "/etc/netsetgo.toml"), "600 root root");
+    installed(&world, "--uninstall");
+    assert_eq!(world.sh("cat /etc/netsetgo.toml"), "# mine\n");
+    assert_eq!(world.sh("find /run/prefix -type f"), "");
+}
+
+#[test]
+fn file_capabilities_are_installed_in_place_of_the_setuid_bit() {
+    let world = world();
+    installed(&world, "--caps");
+    let helper = "/run/prefix/bin/netsetgo";
+    assert_eq!(state(&world, helper), "755 root root");
+    assert_eq!(
+        world.sh(&format!("getcap {helper}")),
+        format!("{helper} cap_net_admin,cap_sys_ptrace=ep\n")
+    );
+    let pod = undumpable(&world.alice());
+    world.alice().sh(&format!("{helper} -pid {pod}")).done();
+    assert_eq!(pod.address(), "10.10.10.2/24");
+}
+
+#[test]
+fn nobody_but_root_can_install() {
+    let world = world();
+    gave_up(&world, world.alice().sh("/run/tree/install.sh --prefix /tmp/prefix"), "sudo");
+}
+
+#[test]
+fn without_a_toolchain_it_says_where_to_get_one() {
+    let world = world();
+    world.sh("rm /run/tools/cargo");
+    gave_up(&world, install(&world, ""), "https://rustup.rs");
+}
+
+#[test]
+fn a_nosuid_mount_is_no_place_to_install_to() {
+    let world = world();
+    world.sh("mkdir /run/prefix; mount -t tmpfs -o nosuid tmpfs /run/prefix");
+    gave_up(&world, install(&world, ""), "nosuid");
+}
+
+#[test]
+fn what_is_no_argument_is_said_to_be_none() {
+    let world = world();
+    gave_up(&world, install(&world, "--nosuch"), "--nosuch");
+}
