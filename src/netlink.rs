@@ -1,4 +1,5 @@
-//! A small blocking client of the kernel's routing service, `rtnetlink(7)`.
+//! A small blocking client of the kernel over netlink: of its routing service, `rtnetlink(7)`, and
+//! of whatever else has a socket of this family.
 //!
 //! A socket is connected to the kernel and used with plain `send`, so that nobody else can send to
 //! it and nothing can be sent elsewhere. Every reply is checked: its sender, its sequence number,
@@ -11,7 +12,8 @@ use netlink_packet_core::{
     NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
     Parseable,
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc::MSG_TRUNC;
 use thiserror::Error;
@@ -22,6 +24,9 @@ use crate::sys;
 /// Room for one reply. One of a dump has 32 KiB at most (`netlink_dump`, `net/netlink/af_netlink.c`);
 /// that of one link is as long as its attributes, of which the alternative names can have 64.
 const REPLY: usize = 128 << 10;
+
+/// The type of a message that nobody sends, for when no object is asked for.
+const NLMSG_NOOP: u16 = 1;
 
 /// The length of a message's header, and the alignment of messages (`linux/netlink.h`).
 const HEADER: usize = 16;
@@ -65,7 +70,18 @@ pub trait Body: Emitable + Parseable<[u8]> {}
 
 impl<T: Emitable + Parseable<[u8]>> Body for T {}
 
-/// A message: its type (`RTM_*`) and what it consists of.
+/// What is expected where no object is: nothing is read.
+struct Nothing;
+
+impl NetlinkDeserializable for Nothing {
+    type Error = DecodeError;
+
+    fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Nothing)
+    }
+}
+
+/// A message of the routing service: its type (`RTM_*`) and what it consists of.
 struct Message<T> {
     kind: u16,
     body: T,
@@ -93,7 +109,7 @@ impl<T: Body> NetlinkDeserializable for Message<T> {
     }
 }
 
-/// A socket to the kernel's routing service in one network namespace.
+/// A socket to one of the kernel's services in one network namespace.
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
@@ -102,16 +118,37 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Opens a socket in the calling process's network namespace.
+    /// Opens a socket to the routing service in the calling process's network namespace.
     ///
     /// # Errors
     /// [`Error::Socket`].
     pub fn open() -> Result<Netlink, Error> {
-        let socket = Socket::new(NETLINK_ROUTE)?;
+        let netlink = Netlink::connect(NETLINK_ROUTE)?;
+        // Without it the kernel ignores the filter of a dump (Linux 4.20).
+        netlink.socket.set_netlink_get_strict_chk(true)?;
+        Ok(netlink)
+    }
+
+    /// Opens a socket to netfilter, likewise.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn open_netfilter() -> Result<Netlink, Error> {
+        Netlink::connect(NETLINK_NETFILTER)
+    }
+
+    /// Opens a socket to the service that tells of other sockets, `sock_diag(7)`, likewise.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn open_sock_diag() -> Result<Netlink, Error> {
+        Netlink::connect(NETLINK_SOCK_DIAG)
+    }
+
+    fn connect(service: isize) -> Result<Netlink, Error> {
+        let socket = Socket::new(service)?;
         // Connecting binds the socket as well. The kernel has port 0.
         socket.connect(&SocketAddr::new(0, 0))?;
-        // Without it the kernel ignores the filter of a dump (Linux 4.20).
-        socket.set_netlink_get_strict_chk(true)?;
         Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(REPLY) })
     }
 
@@ -137,19 +174,54 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::Kernel`] with ENODEV, ENOENT and the like when there is none.
-    pub fn get<T: Body>(&mut self, kind: u16, request: T) -> Result<T, Error> {
-        self.send(kind, request, NLM_F_REQUEST)?;
-        self.replies(kind)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
+    pub fn get<T: Body>(&mut self, kind: u16, body: T) -> Result<T, Error> {
+        let answer: Message<T> = self.ask(Message { kind, body }, answer_to(kind))?;
+        Ok(answer.body)
     }
 
     /// Asks for all objects that the request's filter lets through, with an `RTM_GET*`.
     ///
     /// # Errors
     /// [`Error::Kernel`] with EINTR when what is asked for changed during each of several tries.
-    pub fn dump<T: Body + Clone>(&mut self, kind: u16, request: &T) -> Result<Vec<T>, Error> {
+    pub fn dump<T: Body + Clone>(&mut self, kind: u16, body: &T) -> Result<Vec<T>, Error> {
+        let question = || Message { kind, body: body.clone() };
+        let answers: Vec<Message<T>> = self.ask_all(question, answer_to(kind))?;
+        Ok(answers.into_iter().map(|answer| answer.body).collect())
+    }
+
+    /// Has something changed, and waits for the kernel's acknowledgement.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with the reason why it was not.
+    pub fn change<T: Body>(&mut self, kind: u16, body: T, flags: u16) -> Result<(), Error> {
+        self.tell(vec![(Message { kind, body }, NLM_F_ACK | flags)])
+    }
+
+    /// Asks for one object, which comes as a message of the type `answer`.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with ENODEV, ENOENT and the like when there is none.
+    pub fn ask<Q, A>(&mut self, question: Q, answer: u16) -> Result<A, Error>
+    where
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable<Error = DecodeError>,
+    {
+        self.send(vec![(question, 0)])?;
+        self.replies(answer)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
+    }
+
+    /// Asks for all objects of a kind; each comes as a message of the type `answer`.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with EINTR when what is asked for changed during each of several tries.
+    pub fn ask_all<Q, A>(&mut self, question: impl Fn() -> Q, answer: u16) -> Result<Vec<A>, Error>
+    where
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable<Error = DecodeError>,
+    {
         for _ in 0..DUMPS {
-            self.send(kind, request.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
-            match self.replies(kind) {
+            self.send(vec![(question(), NLM_F_DUMP)])?;
+            match self.replies(answer) {
                 Err(error) if error.is(Errno::EINTR) => {}
                 done => return done,
             }
@@ -157,33 +229,43 @@ impl Netlink {
         Err(Error::Kernel(Errno::EINTR))
     }
 
-    /// Has something changed, and waits for the kernel's acknowledgement.
+    /// Sends messages with their flags, one of which asks for an acknowledgement, and waits for that
+    /// or for the first error.
     ///
     /// # Errors
-    /// [`Error::Kernel`] with the reason why it was not.
-    pub fn change<T: Body>(&mut self, kind: u16, request: T, flags: u16) -> Result<(), Error> {
-        self.send(kind, request, NLM_F_REQUEST | NLM_F_ACK | flags)?;
-        self.replies::<T>(kind).map(drop)
+    /// [`Error::Kernel`] with the reason why it was not done.
+    pub fn tell<M: NetlinkSerializable>(&mut self, messages: Vec<(M, u16)>) -> Result<(), Error> {
+        self.send(messages)?;
+        self.replies::<Nothing>(NLMSG_NOOP).map(drop)
     }
 
-    fn send<T: Body>(&mut self, kind: u16, body: T, flags: u16) -> Result<(), Error> {
+    /// Sends messages in one go, all with the next sequence number.
+    fn send<M: NetlinkSerializable>(&mut self, messages: Vec<(M, u16)>) -> Result<(), Error> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let payload = NetlinkPayload::InnerMessage(Message { kind, body });
-        let mut message = NetlinkMessage::new(header, payload);
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
+        let mut bytes = Vec::new();
+        for (message, flags) in messages {
+            let mut header = NetlinkHeader::default();
+            header.flags = NLM_F_REQUEST | flags;
+            header.sequence_number = self.sequence;
+            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+            message.finalize();
+            let start = bytes.len();
+            let end = start + message.buffer_len();
+            bytes.resize(end.next_multiple_of(ALIGNMENT), 0);
+            message.serialize(bytes.get_mut(start..end).unwrap_or_default());
+        }
         match self.socket.send(&bytes, 0)? {
             sent if sent == bytes.len() => Ok(()),
             _ => Err(Error::Reply("request cut short".to_owned())),
         }
     }
 
-    /// Reads until the kernel has said all that it has to say to the last request, of type `kind`.
-    fn replies<T: Body>(&mut self, kind: u16) -> Result<Vec<T>, Error> {
+    /// Reads until the kernel has said all that it has to say to the last request. Objects come in
+    /// messages of the type `answer`.
+    fn replies<A>(&mut self, answer: u16) -> Result<Vec<A>, Error>
+    where
+        A: NetlinkDeserializable<Error = DecodeError>,
+    {
         let mut objects = Vec::new();
         let mut interrupted = false;
         loop {
@@ -197,7 +279,7 @@ impl Netlink {
             }
             let mut rest = self.buffer.as_slice();
             while !rest.is_empty() {
-                let message = NetlinkMessage::<Message<T>>::deserialize(rest)
+                let message = NetlinkMessage::<A>::deserialize(rest)
                     .map_err(|error| Error::Reply(error.to_string()))?;
                 let header = message.header;
                 let length = usize::try_from(header.length).unwrap_or(0).max(HEADER);
@@ -217,9 +299,8 @@ impl Netlink {
                         return Err(Error::Kernel(Errno::EINTR));
                     }
                     NetlinkPayload::Done(_) => return Ok(objects),
-                    // Every RTM_GET* is answered by its RTM_NEW*, which is two below.
-                    NetlinkPayload::InnerMessage(object) if object.kind + 2 == kind => {
-                        objects.push(object.body);
+                    NetlinkPayload::InnerMessage(object) if header.message_type == answer => {
+                        objects.push(object);
                         if header.flags & NLM_F_MULTIPART == 0 {
                             return Ok(objects);
                         }
@@ -229,6 +310,11 @@ impl Netlink {
             }
         }
     }
+}
+
+/// The type of message that answers an `RTM_GET*`: its `RTM_NEW*`, which is two below.
+fn answer_to(kind: u16) -> u16 {
+    kind - 2
 }
 
 /// The kernel's error numbers come negated.

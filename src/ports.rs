@@ -1,0 +1,263 @@
+//! Ports: which a caller asks to have published (`-publish`), and which the policy grants
+//! (`publish = [...]`).
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The first port that is not reserved for the administrator (RFC 6335, "System Ports").
+const FIRST_USER_PORT: u16 = 1024;
+
+/// The ports that root gets a free one of: those for temporary use (RFC 6335, "Dynamic Ports").
+const DYNAMIC_PORTS: RangeInclusive<u16> = 49152..=65535;
+
+/// A transport protocol whose ports can be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+    /// Its number (IANA, "Protocol Numbers").
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+/// A port of the host's that leads to a port of a container's. As JSON it is what CNI calls a port
+/// mapping (the conventions' `portMappings`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mapping {
+    /// The host's port; 0 means any that is free.
+    pub host_port: u16,
+    /// The container's port.
+    pub container_port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The one address of the host's that it is published on, if not on all.
+    #[serde(rename = "hostIP", skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<Ipv4Addr>,
+}
+
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(ip) = self.host_ip {
+            write!(f, "{ip}:")?;
+        }
+        write!(f, "{}:{}/{}", self.host_port, self.container_port, self.protocol)
+    }
+}
+
+impl Mapping {
+    /// Whether both cannot be published at once.
+    pub fn conflicts(&self, other: &Mapping) -> bool {
+        self.host_port != 0
+            && (self.host_port, self.protocol) == (other.host_port, other.protocol)
+            && (self.host_ip.is_none() || other.host_ip.is_none() || self.host_ip == other.host_ip)
+    }
+}
+
+/// What one `-publish` asks for: one mapping, or one for each port of a range.
+#[derive(Debug, PartialEq)]
+pub struct Publication(pub Vec<Mapping>);
+
+impl FromStr for Publication {
+    type Err = &'static str;
+
+    /// Reads `[IP:]HOST:PORT[/tcp|udp]`, where HOST and PORT are a port or a range of equal length.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (rest, protocol) = match text.split_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((rest, "tcp")) => (rest, Protocol::Tcp),
+            Some((rest, "udp")) => (rest, Protocol::Udp),
+            Some(_) => return Err("the protocol after the / is neither tcp nor udp"),
+        };
+        let (rest, container) = rest
+            .rsplit_once(':')
+            .ok_or("not [IP:]HOST:PORT[/tcp|udp]: there is no : between the two ports")?;
+        let (ip, host) = match rest.rsplit_once(':') {
+            None => (None, rest),
+            Some((ip, host)) => {
+                let ip: Ipv4Addr = ip
+                    .parse()
+                    .map_err(|_| "what stands before the host port is no IPv4 address")?;
+                (Some(ip).filter(|ip| !ip.is_unspecified()), host)
+            }
+        };
+        let container = range(container)
+            .filter(|ports| *ports.start() != 0)
+            .ok_or("the container port is none between 1 and 65535, nor a range FIRST-LAST")?;
+        let host = range(host)
+            .ok_or("the host port is none between 1 and 65535, nor 0, nor a range FIRST-LAST")?;
+        if *host.start() == 0 && host != (0..=0) {
+            return Err("the host port 0, for any that is free, cannot begin a range");
+        }
+        if host.len() != container.len() {
+            return Err("the ranges of host ports and of container ports are not equally long");
+        }
+        let mapping = |(host_port, container_port)| Mapping {
+            host_port,
+            container_port,
+            protocol,
+            host_ip: ip,
+        };
+        Ok(Publication(host.zip(container).map(mapping).collect()))
+    }
+}
+
+/// Reads a port, or a range of them with the lower one first.
+fn range(text: &str) -> Option<RangeInclusive<u16>> {
+    // A sign is accepted by the standard parser, and leading zeros.
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| port.to_string() == text);
+    match text.split_once('-') {
+        None => port(text).map(|only| only..=only),
+        Some((first, last)) => {
+            Some(port(first)?..=port(last)?).filter(|range| range.start() <= range.end())
+        }
+    }
+}
+
+/// Ports that the policy grants: an entry of `publish = [...]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Granted(RangeInclusive<u16>);
+
+impl Granted {
+    /// All that root may take a free one of.
+    pub fn dynamic() -> Granted {
+        Granted(DYNAMIC_PORTS)
+    }
+
+    /// Whether `port` is among them.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.contains(&port)
+    }
+
+    /// Each of them, from the lowest up.
+    pub fn each(&self) -> RangeInclusive<u16> {
+        self.0.clone()
+    }
+}
+
+impl FromStr for Granted {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let ports = range(text)
+            .filter(|ports| *ports.start() != 0)
+            .ok_or("neither a port between 1 and 65535 nor a range of them, FIRST-LAST")?;
+        // The low ones are never granted by the way.
+        if *ports.start() < FIRST_USER_PORT && *ports.end() >= FIRST_USER_PORT {
+            return Err("a range across 1024; list the ports below 1024 by themselves");
+        }
+        Ok(Granted(ports))
+    }
+}
+
+impl<'de> Deserialize<'de> for Granted {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published(text: &str) -> Vec<String> {
+        let Publication(mappings) = text.parse().unwrap();
+        mappings.iter().map(Mapping::to_string).collect()
+    }
+
+    #[test]
+    fn what_is_published_is_read_as_docker_and_podman_write_it() {
+        assert_eq!(published("8080:80"), ["8080:80/tcp"]);
+        assert_eq!(published("8080:80/udp"), ["8080:80/udp"]);
+        assert_eq!(published("127.0.0.1:8080:80/tcp"), ["127.0.0.1:8080:80/tcp"]);
+        assert_eq!(published("0.0.0.0:8080:80"), ["8080:80/tcp"]);
+        assert_eq!(published("0:80"), ["0:80/tcp"]);
+        assert_eq!(published("8000-8001:80-81"), ["8000:80/tcp", "8001:81/tcp"]);
+        assert_eq!(published("65535-65535:1-1"), ["65535:1/tcp"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_part() {
+        for (text, part) in [
+            ("", "no :"),
+            ("80", "no :"),
+            (":", "container port"),
+            ("80:", "container port"),
+            (":80", "host port"),
+            ("80:0", "container port"),
+            ("80:65536", "container port"),
+            ("65536:80", "host port"),
+            ("-1:80", "host port"),
+            ("+80:80", "host port"),
+            ("080:80", "host port"),
+            ("80:80/", "protocol"),
+            ("80:80/TCP", "protocol"),
+            ("80:80/sctp", "protocol"),
+            ("80:80/tcp/udp", "protocol"),
+            ("x:80:80", "IPv4 address"),
+            ("::1:80:80", "IPv4 address"),
+            (":80:80", "IPv4 address"),
+            ("1.2.3.4:5:6:7", "IPv4 address"),
+            ("8001-8000:80-81", "host port"),
+            ("8000-8001:81-80", "container port"),
+            ("8000-8001:80", "equally long"),
+            ("8000:80-81", "equally long"),
+            ("0-1:80-81", "begin a range"),
+            ("8000-8001-8002:1-2-3", "container port"),
+        ] {
+            let why = text.parse::<Publication>().unwrap_err();
+            assert!(why.contains(part), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn ports_conflict_if_an_address_would_have_both() {
+        let one = |text: &str| text.parse::<Publication>().unwrap().0[0];
+        let any = one("80:1");
+        assert!(any.conflicts(&one("80:2")));
+        assert!(any.conflicts(&one("1.2.3.4:80:2")));
+        assert!(one("1.2.3.4:80:2").conflicts(&any));
+        assert!(one("1.2.3.4:80:2").conflicts(&one("1.2.3.4:80:3")));
+        assert!(!one("1.2.3.4:80:2").conflicts(&one("1.2.3.5:80:2")));
+        assert!(!any.conflicts(&one("80:1/udp")));
+        assert!(!one("0:80").conflicts(&one("0:80")));
+    }
+
+    #[test]
+    fn low_ports_are_granted_only_by_themselves() {
+        let granted = |text: &str| text.parse::<Granted>();
+        assert!(granted("8000-8999").unwrap().contains(8999));
+        assert!(!granted("8000-8999").unwrap().contains(9000));
+        assert!(granted("80").unwrap().contains(80));
+        assert!(granted("1-1023").is_ok());
+        for wrong in ["", "0", "0-5", "1-65535", "1023-1024", "9-8", "a", "80/tcp", "8000-"] {
+            assert!(granted(wrong).is_err(), "{wrong}");
+        }
+    }
+}
