@@ -4,14 +4,16 @@
 use std::time::Instant;
 
 use crate::caller::{self, Caller};
-use crate::cli::Attach;
+use crate::cli::{Attach, Output};
 use crate::container::{Configuration, Inside};
+use crate::dns::Dns;
 use crate::error::{Failed, Result};
 use crate::host::lease::{self, Choice, Lease, Wanted};
-use crate::host::{Host, bridge};
+use crate::host::publish::{self, Published};
+use crate::host::{Host, blocked, bridge, firewall};
 use crate::link::Link;
-use crate::policy;
-use crate::report::CniResult;
+use crate::policy::{self, Grant};
+use crate::report::{self, CniResult};
 use crate::target::Target;
 
 /// Gives the container that `request` names its network.
@@ -21,7 +23,8 @@ use crate::target::Target;
 pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
-    let grant = policy::grant(caller, request)?;
+    let grant = policy::grant_attach(caller, request)?;
+    let dns = name_service(&grant, request)?;
     let target = Target::open(&request.which, caller, &privilege, deadline)?;
     let inside = Inside::start(&target, caller, &request.container_end)?;
     // The host is looked at while the child enters. Its refusal goes before whatever is found there.
@@ -45,40 +48,66 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
         deadline,
     };
     let plan = match end {
-        Some(end) => Plan::Keep(lease::find(&mut host, &wanted, found.index(), end)?),
+        Some(end) => Plan::Keep(lease::find(&mut host, &wanted, end)?),
         None => Plan::Take(lease::choose(&mut host, &wanted)?),
     };
+    publish::check(&mut host, &wanted, &request.publish, plan.lease())?;
     target.check_alive()?;
 
     let bridge = bridge::ensure(&mut host, &grant, found)?;
+    firewall::ensure(&mut host, &grant)?;
     let lease = match plan {
         Plan::Keep(lease) => lease,
         Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &inside)?,
     };
-    let done =
-        finish(&mut host, &wanted, &inside, &lease, request).and_then(|()| match request.json {
-            true => result(&bridge, &lease, &wanted).print(),
-            false => Ok(()),
+    let mut published = Published::default();
+    let done = connect(&mut host, &wanted, &inside, &lease, &bridge, request, &mut published)
+        .and_then(|()| match request.output {
+            Output::Nothing => Ok(()),
+            Output::Json => result(&bridge, &lease, &wanted, &published, dns).print(),
+            Output::ResolvConf => report::print(&dns.resolv_conf()),
         });
-    if done.is_err() && lease.new {
+    if done.is_err() {
         // Should this fail too, the first error still says more, and the lease dies with the
         // container.
-        let _ = lease::give_back(&mut host, &lease, &inside);
+        let _ = publish::take_back(&mut host, &lease, &published, &target);
+        if lease.new {
+            let _ = lease::give_back(&mut host, &lease, &inside);
+        }
     }
     done
 }
 
-/// Lets frames pass, configures the inside, and gives up the last capability.
-fn finish(
+/// What the container is told of name service, if that is asked for.
+fn name_service(grant: &Grant, request: &Attach) -> Result<Dns> {
+    let dns = match request.output {
+        Output::Nothing => return Ok(Dns::default()),
+        Output::Json | Output::ResolvConf => Dns::of(grant)?,
+    };
+    match request.output {
+        Output::ResolvConf if dns.nameservers.is_empty() => Err(Failed::NoNameServer.into()),
+        _ => Ok(dns),
+    }
+}
+
+/// Lets frames pass, publishes ports, configures the inside, and gives up the last capability.
+fn connect(
     host: &mut Host,
     wanted: &Wanted,
     inside: &Inside,
     lease: &Lease,
+    bridge: &Link,
     request: &Attach,
+    published: &mut Published,
 ) -> Result<()> {
+    let reflect = !request.publish.is_empty();
     if !lease.open {
-        bridge::open_port(host, &lease.host_end)?;
+        publish::clear(host, lease, bridge, wanted.target)?;
+        bridge::open_port(host, &lease.host_end, reflect)?;
+    } else if reflect {
+        bridge::reflect(host, &lease.host_end)?;
     }
+    *published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
     wanted.target.check_alive()?;
     inside.configure(Configuration {
         peer: lease.index,
@@ -87,9 +116,14 @@ fn finish(
         gateway: wanted.grant.address.ip,
         loopback: request.loopback,
         // For the wire to be taken back when its report cannot be written.
-        stay: request.json,
+        stay: request.output != Output::Nothing,
     })?;
-    caller::give_up_all()
+    let blocked = blocked::way_out(host, wanted.grant)?;
+    caller::give_up_all()?;
+    if let Some(blocked) = blocked {
+        report::warning(&blocked.warning());
+    }
+    Ok(())
 }
 
 /// What there is to do about the lease.
@@ -100,7 +134,23 @@ enum Plan {
     Take(Choice),
 }
 
-fn result(bridge: &Link, lease: &Lease, wanted: &Wanted) -> CniResult {
+impl Plan {
+    /// The lease that the target has already.
+    fn lease(&self) -> Option<&Lease> {
+        match self {
+            Plan::Keep(lease) => Some(lease),
+            Plan::Take(_) => None,
+        }
+    }
+}
+
+fn result(
+    bridge: &Link,
+    lease: &Lease,
+    wanted: &Wanted,
+    published: &Published,
+    dns: Dns,
+) -> CniResult {
     let grant = wanted.grant;
     CniResult::new(
         (&grant.bridge, bridge.mac.unwrap_or(crate::address::Mac::of(grant.address.ip))),
@@ -109,5 +159,7 @@ fn result(bridge: &Link, lease: &Lease, wanted: &Wanted) -> CniResult {
         wanted.container_end,
         lease.address,
         &wanted.target.sandbox,
+        dns,
+        &published.all,
     )
 }

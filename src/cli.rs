@@ -10,10 +10,31 @@ use getopts::{Matches, Options};
 
 use crate::address::{Cidr, IfName};
 use crate::error::Usage;
+use crate::ports::{Mapping, Publication};
 
 /// The highest process id that a kernel can be set to give (`PID_MAX_LIMIT`,
 /// `include/linux/threads.h`, on 64-bit machines).
 pub const PID_LIMIT: i32 = 4_194_304;
+
+/// The most ports that one run publishes.
+const MOST_PORTS: usize = 1024;
+
+/// The options that are of an attach.
+const ATTACH_OPTIONS: [&str; 13] = [
+    "pid",
+    "netns",
+    "bridgeName",
+    "bridgeAddress",
+    "containerAddress",
+    "vethNamePrefix",
+    "ifname",
+    "mtu",
+    "lo",
+    "wait",
+    "publish",
+    "json",
+    "resolvconf",
+];
 
 /// The longest `-wait`, in seconds.
 const LONGEST_WAIT: f64 = 3600.0;
@@ -27,6 +48,8 @@ pub enum Request {
     Version,
     /// `-pid` or `-netns`: give a container its network.
     Attach(Attach),
+    /// `-prune`: take out the published ports of containers that are gone.
+    Prune,
 }
 
 /// Which network namespace is meant.
@@ -59,8 +82,21 @@ pub struct Attach {
     pub loopback: bool,
     /// `-wait`: how long to wait for what may still come about.
     pub wait: Duration,
-    /// `-json`: print a CNI result.
-    pub json: bool,
+    /// `-publish`: the host's ports that are to lead to the container's.
+    pub publish: Vec<Mapping>,
+    /// What to print of the outcome.
+    pub output: Output,
+}
+
+/// What an attach prints when it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Nothing.
+    Nothing,
+    /// `-json`: a CNI result.
+    Json,
+    /// `-resolvconf`: a `resolv.conf(5)` for the container.
+    ResolvConf,
 }
 
 fn options() -> Options {
@@ -92,7 +128,15 @@ fn options() -> Options {
         .optopt("", "mtu", "the MTU of the container's end (the bridge's)", "N")
         .optflag("", "lo", "bring the container's loopback up as well")
         .optopt("", "wait", "seconds to wait for the namespace, or for a dying lease (2)", "S")
+        .optmulti(
+            "",
+            "publish",
+            "forward a port of the host to one of the container; may be repeated",
+            "[IP:]HOST:PORT[/tcp|udp]",
+        )
         .optflag("", "json", "print the result as a CNI 1.0.0 result")
+        .optflag("", "resolvconf", "print a resolv.conf for the container")
+        .optflag("", "prune", "take out the published ports of containers that are gone")
         .optflag("", "version", "print the version")
         .optflag("", "help", "print this text");
     options
@@ -101,7 +145,7 @@ fn options() -> Options {
 /// The text that `-help` prints.
 pub fn help() -> String {
     let brief = "netsetgo: give a rootless container a network\n\n\
-                 netsetgo -pid N [options]\nnetsetgo -netns PATH [options]";
+                 netsetgo -pid N [options]\nnetsetgo -netns PATH [options]\nnetsetgo -prune";
     let tail = "\nOptions take one dash or two. Exit status: 0 done, 1 failed, 2 usage, 3 refused.\n\
                 See netsetgo(8), and netsetgo.toml(5) for who may do what.\n";
     options().usage(brief) + tail
@@ -127,6 +171,12 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
     if given.opt_present("version") {
         return Ok(Request::Version);
     }
+    if given.opt_present("prune") {
+        return match ATTACH_OPTIONS.iter().find(|option| given.opt_present(option)) {
+            Some(option) => Err(Usage::Exclusive("prune", option)),
+            None => Ok(Request::Prune),
+        };
+    }
     let (host_end, container_end) = ends(&given)?;
     Ok(Request::Attach(Attach {
         which: which(&given)?,
@@ -141,8 +191,33 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
         loopback: given.opt_present("lo"),
         wait: checked(&given, "wait", "not a number of seconds between 0 and 3600", seconds)?
             .unwrap_or(Duration::from_secs(2)),
-        json: given.opt_present("json"),
+        publish: publish(&given)?,
+        output: match (given.opt_present("json"), given.opt_present("resolvconf")) {
+            (true, true) => return Err(Usage::Exclusive("json", "resolvconf")),
+            (true, false) => Output::Json,
+            (false, true) => Output::ResolvConf,
+            (false, false) => Output::Nothing,
+        },
     }))
+}
+
+/// All that is asked to be published, each once.
+fn publish(given: &Matches) -> Result<Vec<Mapping>, Usage> {
+    let mut all: Vec<Mapping> = Vec::new();
+    for text in given.opt_strs("publish") {
+        let Publication(mappings) =
+            text.parse().map_err(|why| Usage::Value("publish", text, why))?;
+        if all.len() + mappings.len() > MOST_PORTS {
+            return Err(Usage::PublishMany(MOST_PORTS));
+        }
+        for mapping in mappings {
+            if all.iter().any(|other| other.conflicts(&mapping)) {
+                return Err(Usage::PublishTwice(mapping));
+            }
+            all.push(mapping);
+        }
+    }
+    Ok(all)
 }
 
 fn which(given: &Matches) -> Result<Which, Usage> {
@@ -241,7 +316,8 @@ mod tests {
         assert_eq!(attach.container_end.as_str(), "veth1");
         assert_eq!(attach.host_end, None);
         assert_eq!(attach.wait, Duration::from_secs(2));
-        assert!(!attach.loopback && !attach.json);
+        assert!(!attach.loopback && attach.publish.is_empty());
+        assert_eq!(attach.output, Output::Nothing);
     }
 
     #[test]
@@ -282,6 +358,12 @@ mod tests {
             "-pid 7 -ifname a/b",
             "-pid 7 -ifname .",
             "-pid 7 -vethNamePrefix 123456789012345",
+            "-pid 7 -json -resolvconf",
+            "-pid 7 -publish 80:80 -publish 80:81",
+            "-pid 7 -publish 80:80 -publish 1.2.3.4:80:81",
+            "-pid 7 -publish 1-1025:1-1025",
+            "-pid 7 -prune",
+            "-prune -json",
             "-pid 7 --",
             "-p 7",
             "- 7",

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::address::{Cidr, IfName};
 use crate::netlink;
+use crate::ports::Mapping;
 
 /// The result of every step of a run.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -56,6 +57,14 @@ pub enum Usage {
     Pid(String, i32),
     #[error("-{0} {1:?}: {2}")]
     Value(&'static str, String, &'static str),
+    #[error("-publish {0}: given twice, or together with one that has the same host port")]
+    PublishTwice(Mapping),
+    #[error("-publish: more than {0} ports")]
+    PublishMany(usize),
+    #[error("-publish: {0} is not an address of this host")]
+    HostAddress(Ipv4Addr),
+    #[error("-{0} and -{1} exclude each other")]
+    Exclusive(&'static str, &'static str),
 }
 
 /// Why a caller may not have what he asks for.
@@ -93,6 +102,13 @@ pub enum Refused {
          policy, or give a dying one longer with -wait"
     )]
     Quota(u32, u32),
+    #[error("-publish: the policy has nat = false, so the host forwards nothing")]
+    NoNat,
+    #[error(
+        "-publish {0}: host port {port} is not granted to uid {1}; an administrator adds it to the \
+         policy (publish = [\"{port}\"])", port = .0.host_port
+    )]
+    Port(Mapping, u32),
 }
 
 /// What could not be done.
@@ -182,6 +198,36 @@ pub enum Failed {
     Contended,
     #[error("{0}: {1}")]
     Netlink(&'static str, netlink::Error),
+    #[error("the wire was taken out from inside while it was being attached")]
+    LeaseLost,
+
+    // The firewall, and published ports.
+    #[error(
+        "the firewall (nftables, table inet netsetgo): {0}: {1}; without a way out, and with \
+         nat = false in the policy, it is not needed"
+    )]
+    Firewall(&'static str, netlink::Error),
+    #[error("{0:?}: {2}; write {1} there as root, or have nat = false in the policy")]
+    Sysctl(PathBuf, String, std::io::Error),
+    #[error(
+        "-publish {0}: a program on this host waits at port {port}; stop it, or choose another \
+         port", port = .0.host_port
+    )]
+    PortInUse(Mapping),
+    #[error(
+        "-publish {0}: port {port} is published already, for {1}; choose another, or give a dying \
+         container longer with -wait", port = .0.host_port
+    )]
+    PortPublished(Mapping, Ipv4Addr),
+    #[error("-publish {0}: none of the host ports that the policy grants you is free")]
+    NoFreePort(Mapping),
+
+    // Name service.
+    #[error(
+        "-resolvconf: no name server that a container can reach is known; an administrator names \
+         one in the policy (dns = [\"...\"])"
+    )]
+    NoNameServer,
 
     // The report.
     #[error("standard output: {0}")]

@@ -1,21 +1,31 @@
-//! The host's side: the bridge, and the lease of an address, which is a port of it.
+//! The host's side: the bridge, the firewall, the lease of an address, which is a port of the bridge,
+//! and published ports.
 
+pub mod blocked;
 pub mod bridge;
+pub mod firewall;
+mod forwarding;
 pub mod lease;
+mod listeners;
 mod overlap;
 mod pool;
+pub mod publish;
 
 use caps::Capability;
+use nix::errno::Errno;
 
 use crate::address::IfName;
 use crate::caller::Privilege;
 use crate::error::{Failed, Result};
 use crate::link::{self, By, Link};
 use crate::netlink::{self, Netlink};
+use crate::nftables::Ruleset;
 
 /// The host's network, to be read by anybody and changed with CAP_NET_ADMIN.
 pub struct Host<'a> {
     netlink: Netlink,
+    /// Opened when it is needed first.
+    ruleset: Option<Ruleset>,
     privilege: &'a Privilege,
 }
 
@@ -28,7 +38,7 @@ impl Host<'_> {
         // The kernel asks for the capability of whoever opened a socket, and of whoever sends.
         let _raised = privilege.raise(Capability::CAP_NET_ADMIN)?;
         let netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
-        Ok(Host { netlink, privilege })
+        Ok(Host { netlink, ruleset: None, privilege })
     }
 
     /// Looks an interface up; `None` when there is none.
@@ -53,6 +63,35 @@ impl Host<'_> {
     /// [`Failed::Netlink`].
     pub fn has_name(&self, name: &IfName) -> Result<bool> {
         self.netlink.has_name(name).map_err(Failed::netlink("looking a name up"))
+    }
+
+    /// The names of all bridges.
+    ///
+    /// # Errors
+    /// [`Failed::Netlink`].
+    fn bridges(&mut self) -> Result<Vec<IfName>> {
+        let links =
+            link::bridges(&mut self.netlink).map_err(Failed::netlink("looking bridges up"))?;
+        // A name that cannot be read as one is of no bridge that could be meant.
+        Ok(links.into_iter().filter_map(|link| link.name.parse().ok()).collect())
+    }
+
+    /// Runs `request` on the firewall's table, with CAP_NET_ADMIN in effect; likewise.
+    fn ruleset<T>(
+        &mut self,
+        request: impl FnOnce(&mut Ruleset) -> Result<T, netlink::Error>,
+    ) -> Result<Result<T, netlink::Error>> {
+        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
+        if self.ruleset.is_none() {
+            match Ruleset::open(firewall::TABLE) {
+                Ok(ruleset) => self.ruleset = Some(ruleset),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(match &mut self.ruleset {
+            Some(ruleset) => request(ruleset),
+            None => Err(netlink::Error::Kernel(Errno::EBADF)),
+        })
     }
 
     /// Runs `change` with CAP_NET_ADMIN in effect. The outer result tells of the capability, the

@@ -83,6 +83,19 @@ pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
     }
 }
 
+/// All bridges.
+///
+/// # Errors
+/// [`Error`].
+pub fn bridges(netlink: &mut Netlink) -> Result<Vec<Link>, Error> {
+    let mut request = LinkMessage::default();
+    request.attributes = vec![
+        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    Ok(netlink.dump(RTM_GETLINK, &request)?.into_iter().map(Link::from).collect())
+}
+
 /// A message about the interface that is meant.
 fn about(by: By) -> LinkMessage {
     let mut message = LinkMessage::default();

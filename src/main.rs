@@ -6,6 +6,7 @@ use netsetgo::attach::attach;
 use netsetgo::caller::{become_caller, give_up_all};
 use netsetgo::cli::{self, Request};
 use netsetgo::error::Result;
+use netsetgo::prune::prune;
 use netsetgo::report;
 
 netsetgo::entry_point!(story);
@@ -27,5 +28,6 @@ fn run() -> Result<()> {
         Request::Help => report::print(&cli::help()),
         Request::Version => report::print(cli::version()),
         Request::Attach(request) => attach(&mut caller, &request),
+        Request::Prune => prune(&mut caller),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use crate::address::{Cidr, IfName};
 use crate::caller::Caller;
 use crate::cli::Attach;
 use crate::error::{Failed, Refused, Result};
+use crate::ports::Granted;
 
 /// Where the policy is kept.
 pub const PATH: &str = "/etc/netsetgo.toml";
@@ -38,8 +40,16 @@ pub struct Grant {
     pub address: Cidr,
     /// The MTU that the bridge gets when it is made, in bytes.
     pub mtu: u32,
+    /// Whether containers get a way out, behind the host's address.
+    pub nat: bool,
+    /// The name servers that containers are to use, if not the host's own.
+    pub dns: Option<Vec<Ipv4Addr>>,
+    /// The caller's real user id.
+    pub uid: u32,
     /// How many containers the caller may have attached at once.
     pub links: u32,
+    /// The host ports that he may publish; `None` for every one.
+    pub publish: Option<Vec<Granted>>,
 }
 
 /// The whole file.
@@ -59,6 +69,8 @@ struct Network {
     address: Cidr,
     #[serde(deserialize_with = "mtu")]
     mtu: u32,
+    nat: bool,
+    dns: Option<Vec<Ipv4Addr>>,
 }
 
 impl Default for Network {
@@ -68,6 +80,8 @@ impl Default for Network {
             bridge: "brg0".parse().expect("a name"),
             address: "10.10.10.1/24".parse().expect("an address"),
             mtu: 1500,
+            nat: true,
+            dns: None,
         }
     }
 }
@@ -78,6 +92,7 @@ impl Default for Network {
 struct Allow {
     who: Who,
     links: u32,
+    publish: Vec<Granted>,
 }
 
 #[derive(Debug)]
@@ -95,6 +110,8 @@ struct RawAllow {
     group: Option<String>,
     #[serde(default = "default_links", deserialize_with = "links")]
     links: u32,
+    #[serde(default)]
+    publish: Vec<Granted>,
 }
 
 impl TryFrom<RawAllow> for Allow {
@@ -107,7 +124,7 @@ impl TryFrom<RawAllow> for Allow {
             (None, None, Some(group)) => Who::Group(group),
             _ => return Err("an [[allow]] entry has exactly one of user, uid and group"),
         };
-        Ok(Allow { who, links: raw.links })
+        Ok(Allow { who, links: raw.links, publish: raw.publish })
     }
 }
 
@@ -162,13 +179,10 @@ impl Policy {
         })
     }
 
-    /// What `caller` is granted, by the first entry that matches him; root is granted everything.
-    fn links(&self, caller: &Caller, accounts: &Accounts) -> Option<u32> {
-        if caller.is_root() {
-            return Some(MOST_LINKS);
-        }
+    /// The first entry that matches `caller`.
+    fn entry(&self, caller: &Caller, accounts: &Accounts) -> Option<&Allow> {
         let user = accounts::name_of(caller.uid, &accounts.passwd);
-        let entry = self.allow.iter().find(|entry| match &entry.who {
+        self.allow.iter().find(|entry| match &entry.who {
             Who::Uid(uid) => *uid == caller.uid,
             Who::User(name) => accounts::uid_of(name, &accounts.passwd) == Some(caller.uid),
             // Only for a user with an account of his own: the sub-uids that he can run a process as
@@ -176,8 +190,7 @@ impl Policy {
             Who::Group(name) => user.is_some_and(|user| {
                 accounts::in_group(name, &accounts.gids, user, &accounts.group)
             }),
-        })?;
-        Some(entry.links)
+        })
     }
 
     /// Whether an entry names its user or group, so that the accounts have to be read.
@@ -208,28 +221,43 @@ impl Accounts {
     }
 }
 
-/// What `caller` is granted of `request`, by the policy at [`PATH`].
+/// What `caller` is granted, by the policy at [`PATH`]. Root is granted everything.
 ///
 /// # Errors
-/// [`Refused`] when the policy cannot be trusted or does not grant it; [`Failed`] when it cannot be
-/// read, or what it or the request says cannot be.
-pub fn grant(caller: &Caller, request: &Attach) -> Result<Grant> {
+/// [`Refused`] when the policy cannot be trusted or does not allow him; [`Failed`] when it cannot be
+/// read.
+pub fn grant(caller: &Caller) -> Result<Grant> {
     let path = Path::new(PATH);
-    let policy = match Policy::load(path)? {
+    let mut policy = match Policy::load(path)? {
         Some(policy) => policy,
         None if caller.is_root() => Policy::default(),
         None => return Err(Refused::NoPolicy(path.into()).into()),
     };
-    let accounts = match policy.has_names() && !caller.is_root() {
+    let Network { bridge, address, mtu, nat, dns } = std::mem::take(&mut policy.network);
+    let mut grant =
+        Grant { bridge, address, mtu, nat, dns, uid: caller.uid, links: MOST_LINKS, publish: None };
+    if caller.is_root() {
+        return Ok(grant);
+    }
+    let accounts = match policy.has_names() {
         true => Accounts::load(caller)?,
         false => Accounts::default(),
     };
-    let links = policy
-        .links(caller, &accounts)
-        .filter(|links| *links > 0)
+    let entry = policy
+        .entry(caller, &accounts)
+        .filter(|entry| entry.links > 0)
         .ok_or_else(|| Refused::NotAllowed(caller.uid, path.into()))?;
-    let Network { bridge, address, mtu } = policy.network;
-    let mut grant = Grant { bridge, address, mtu, links };
+    grant.links = entry.links;
+    grant.publish = Some(entry.publish.clone());
+    Ok(grant)
+}
+
+/// What `caller` is granted of what he asks for.
+///
+/// # Errors
+/// As [`grant`], and [`Failed`] when what the policy or the request says cannot be.
+pub fn grant_attach(caller: &Caller, request: &Attach) -> Result<Grant> {
+    let mut grant = grant(caller)?;
     narrow(&mut grant, caller, request)?;
     Ok(grant)
 }
@@ -361,13 +389,14 @@ mod tests {
             passwd: "alice:x:1000:1000::/:\nbob:x:1001:1001::/:\n".to_owned(),
             group: "netdev:x:106:alice\n".to_owned(),
         };
-        let links = |uid, gids: &[u32]| policy.links(&Caller::for_test(uid), &accounts(gids));
+        let links = |uid, gids: &[u32]| {
+            policy.entry(&Caller::for_test(uid), &accounts(gids)).map(|entry| entry.links)
+        };
         assert_eq!(links(1000, &[106]), Some(0));
         assert_eq!(links(1001, &[106]), Some(4));
         assert_eq!(links(1001, &[1001]), Some(9));
         assert_eq!(links(1002, &[1002]), None);
         assert_eq!(links(100_000, &[106]), None, "a sub-uid with its user's groups");
-        assert_eq!(links(0, &[0]), Some(MOST_LINKS));
     }
 
     #[test]

@@ -8,7 +8,9 @@ use nix::unistd::write;
 use serde::Serialize;
 
 use crate::address::{Cidr, IfName, Mac};
+use crate::dns::Dns;
 use crate::error::{Error, Failed, Result};
+use crate::ports::Mapping;
 
 /// The result of an attach, as the CNI specification 1.0.0 has it ("Success Types", "Add").
 #[derive(Debug, Serialize)]
@@ -19,6 +21,9 @@ pub struct CniResult {
     ips: Vec<Ip>,
     routes: Vec<Route>,
     dns: Dns,
+    /// Beyond the specification: what has been published, as its conventions write that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    port_mappings: Vec<Mapping>,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,14 +48,11 @@ struct Route {
     gw: Ipv4Addr,
 }
 
-/// Empty: netsetgo configures no name service.
-#[derive(Debug, Serialize)]
-struct Dns {}
-
 impl CniResult {
     /// The result of having attached the namespace at `sandbox`. The bridge comes with its name and
     /// Ethernet address; the host's end and the container's, with the one address between them, by
     /// their names.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a result, each named once")]
     pub fn new(
         bridge: (&IfName, Mac),
         gateway: Ipv4Addr,
@@ -58,6 +60,8 @@ impl CniResult {
         container_end: &IfName,
         address: Cidr,
         sandbox: &str,
+        dns: Dns,
+        port_mappings: &[Mapping],
     ) -> CniResult {
         let interface = |name: &str, mac: Mac, sandbox: Option<&str>| Interface {
             name: name.to_owned(),
@@ -73,7 +77,8 @@ impl CniResult {
             ],
             ips: vec![Ip { address: address.to_string(), gateway, interface: 2 }],
             routes: vec![Route { dst: "0.0.0.0/0", gw: gateway }],
-            dns: Dns {},
+            dns,
+            port_mappings: port_mappings.to_vec(),
         }
     }
 
@@ -100,11 +105,19 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Says something on standard error, in one line and one write.
+pub fn warning(text: &str) {
+    say(text);
+}
+
 /// Says on standard error why the run failed, in one line and one write, and gives the exit status.
 pub fn failure(error: &Error) -> i32 {
-    let line: String =
-        error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    say(&error.to_string());
+    error.exit_status()
+}
+
+fn say(text: &str) {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     // Where even this cannot be written, the exit status still says it.
     let _ = write(io::stderr(), format!("netsetgo: {line}\n").as_bytes());
-    error.exit_status()
 }

@@ -189,20 +189,39 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
 
 /// Opens the port of the bridge that is named `port`: frames pass from here on. It is born closed
 /// (down), since what keeps frames from going past the bridge cannot be set at its birth. By its
-/// name, since that is its owner's for ever, where its index may be another's by now.
+/// name, since that is its owner's for ever, where its index may be another's by now. `reflects`:
+/// see [`reflect`].
 ///
 /// # Errors
 /// [`Failed::Netlink`].
-pub fn open_port(host: &mut Host, port: &IfName) -> Result<()> {
-    let forward = LinkAttribute::LinkInfo(vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::GroupFwdMask(
-            PORT_GROUP_FWD_MASK,
-        )])),
-    ]);
+pub fn open_port(host: &mut Host, port: &IfName, reflects: bool) -> Result<()> {
+    let mut settings = vec![InfoBridgePort::GroupFwdMask(PORT_GROUP_FWD_MASK)];
+    if reflects {
+        settings.push(InfoBridgePort::HairpinMode(true));
+    }
     host.privileged(|netlink| {
-        link::change_without_ipv6(netlink, By::Name(port), &[forward])?;
+        link::change_without_ipv6(netlink, By::Name(port), &[of_port(settings)])?;
         link::set_up(netlink, By::Name(port))
     })?
     .map_err(Failed::netlink("opening the bridge's port"))
+}
+
+/// Lets frames go back out of the port that they came from: where bridged frames pass the firewall
+/// (`net.bridge.bridge-nf-call-iptables`), a container reaches a port of its own by the host's
+/// address only so.
+///
+/// # Errors
+/// [`Failed::Netlink`].
+pub fn reflect(host: &mut Host, port: &IfName) -> Result<()> {
+    let settings = vec![of_port(vec![InfoBridgePort::HairpinMode(true)])];
+    host.privileged(|netlink| link::change(netlink, By::Name(port), settings))?
+        .map_err(Failed::netlink("setting the bridge's port"))
+}
+
+/// The attribute that changes a port of a bridge.
+fn of_port(settings: Vec<InfoBridgePort>) -> LinkAttribute {
+    LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(settings)),
+    ])
 }

@@ -30,11 +30,11 @@ const MARK: u32 = 0x4000_0000;
 const ADDRESS_BITS: u32 = 0x3fff_ffff;
 
 /// How long to sleep between two tries to get what is still taken.
-const NAP: Duration = Duration::from_millis(20);
+pub(super) const NAP: Duration = Duration::from_millis(20);
 
 /// How often a creation that others were faster at is tried again: as often as all the links that
 /// there can be could have come between, and gone.
-const TRIES: u32 = 2 * crate::policy::MOST_LINKS;
+pub(super) const TRIES: u32 = 2 * crate::policy::MOST_LINKS;
 
 /// The index of the link that leases `ip`.
 pub fn index_of(ip: Ipv4Addr) -> u32 {
@@ -106,13 +106,15 @@ impl Wanted<'_> {
 /// # Errors
 /// [`Failed::NameInside`] when the interface is something else, and [`Failed::AttachedAlready`]
 /// when it has another address than the one wanted.
-pub fn find(host: &mut Host, wanted: &Wanted, bridge: Option<u32>, end: End) -> Result<Lease> {
+pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     let foreign = || Error::from(Failed::NameInside(wanted.container_end.clone()));
     let index = end.peer.filter(|index| index & MARK != 0).ok_or_else(foreign)?;
     let subnet = wanted.grant.address;
     // The bits that the index has no room for are the subnet's, which has no more than ten others.
     let ip = Ipv4Addr::from_bits((subnet.ip.to_bits() & !ADDRESS_BITS) | (index & ADDRESS_BITS));
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
+    // The bridge as it is now: another run for the same container may just have made it.
+    let bridge = host.link(By::Name(&wanted.grant.bridge))?.ok_or_else(foreign)?;
     let of_the_caller = wanted.uid == 0 || is_slot_name(&link.name, wanted.uid);
     let to_the_target = link.peer == Some(end.index)
         && link.peer_namespace.is_some()
@@ -120,8 +122,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, bridge: Option<u32>, end: End) -> 
     if !of_the_caller
         || !to_the_target
         || link.kind != Some(InfoKind::Veth)
-        || link.master != bridge
-        || bridge.is_none()
+        || link.master != Some(bridge.index)
         || !subnet.is_host(ip)
     {
         return Err(foreign());
@@ -132,6 +133,18 @@ pub fn find(host: &mut Host, wanted: &Wanted, bridge: Option<u32>, end: End) -> 
     }
     let host_end = link.name.parse().map_err(|_| foreign())?;
     Ok(Lease { address, index, host_end, new: false, open: link.up })
+}
+
+/// Whether `lease` is still the target's: a wire can be taken out from inside, and its address be
+/// leased again.
+///
+/// # Errors
+/// [`Failed::Netlink`].
+pub fn is_held(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> {
+    let Some(link) = host.link(By::Index(lease.index))? else { return Ok(false) };
+    Ok(link.name == lease.host_end.as_str()
+        && link.peer_namespace.is_some()
+        && link.peer_namespace == namespace_id(host, target)?)
 }
 
 /// The id by which this network namespace knows the target (`RTM_GETNSID`, `rtnetlink(7)`).
@@ -252,7 +265,7 @@ pub fn take(
                     && let Some(end) = inside.look()?
                 {
                     // Another run for the same container may have been faster.
-                    return find(host, wanted, Some(bridge.index), end);
+                    return find(host, wanted, end);
                 }
             }
             Err(error) if error.is(Errno::EXFULL) => {

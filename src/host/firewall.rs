@@ -1,0 +1,385 @@
+//! The firewall: one nftables table, `inet netsetgo`, that lets containers out behind the host's
+//! address, and nobody in but by a published port. It is brought about by one transaction that can be
+//! repeated, looked over at every attach, and healed when somebody has flushed it.
+
+use netlink_packet_netfilter::nftables::InetHookNumber;
+use nix::errno::Errno;
+
+use super::Host;
+use super::forwarding::Forwarding;
+use crate::address::{Cidr, IfName};
+use crate::error::{Failed, Result};
+use crate::nftables::expression::{
+    Phrase, accept, ct_address_ports_in, ct_direction_reply, ct_ports_in, ct_reply_saddr_in,
+    ct_state_related, ct_status_dnat, daddr_in, daddr_loopback, dnat_by_address_and_port,
+    dnat_by_port, drop, fib_daddr_local, iif_not_lo, iifkind_bridge, iifname_in, iifname_not_in,
+    iifname_oifname_in, is_ipv4, jump, l4proto_tcp, l4proto_udp, masquerade, oifname_in,
+    oifname_not_in, saddr_in, saddr_loopback,
+};
+use crate::nftables::{Batch, Chain, Element, Kind, Rule, Set};
+use crate::policy::Grant;
+
+/// The table's name.
+pub const TABLE: &str = "netsetgo";
+
+const COMMENT: &str = "kept by netsetgo, see netsetgo(8): what is changed in here is changed back";
+
+/// The bridges of the containers.
+const BRIDGES: Set = Set {
+    name: "bridges",
+    comment: "the containers' bridges",
+    key: &[Kind::IfName],
+    value: &[],
+    ranges: false,
+};
+
+/// The pairs of an interface and itself that frames pass between without being routed.
+const WITHIN: Set = Set {
+    name: "within",
+    comment: "a bridge and itself: what stays within it is not routed",
+    key: &[Kind::IfName, Kind::IfName],
+    value: &[],
+    ranges: false,
+};
+
+/// The host's own bridges, if it was no router.
+const LAN: Set = Set {
+    name: "lan",
+    comment: "bridges that were there when netsetgo switched forwarding on",
+    key: &[Kind::IfName],
+    value: &[],
+    ranges: false,
+};
+
+const SUBNETS: Set = Set {
+    name: "subnets",
+    comment: "the containers' subnets",
+    key: &[Kind::Ipv4],
+    value: &[],
+    ranges: true,
+};
+
+/// The containers whose addresses an element of one of the maps may lead to.
+pub const PUBLISHING: Set = Set {
+    name: "publishing",
+    comment: "containers that publish a port",
+    key: &[Kind::Ipv4],
+    value: &[],
+    ranges: false,
+};
+
+/// Ports that are published on every address of the host, and where they lead to.
+pub const PORTS: Set = Set {
+    name: "ports",
+    comment: "published on every address of the host",
+    key: &[Kind::Protocol, Kind::Port],
+    value: &[Kind::Ipv4, Kind::Port],
+    ranges: false,
+};
+
+/// Ports that are published on one address of the host.
+pub const PORTS_AT: Set = Set {
+    name: "ports_at",
+    comment: "published on one address of the host",
+    key: &[Kind::Protocol, Kind::Ipv4, Kind::Port],
+    value: &[Kind::Ipv4, Kind::Port],
+    ranges: false,
+};
+
+/// The same as the two maps, by all that a connection knows of it: as long as one is in here, its
+/// connections go on.
+pub const LIVE: Set = Set {
+    name: "live",
+    comment: "the connections that the map ports stands for",
+    key: &[Kind::Protocol, Kind::Port, Kind::Ipv4, Kind::Port],
+    value: &[],
+    ranges: false,
+};
+
+/// Likewise for [`PORTS_AT`].
+pub const LIVE_AT: Set = Set {
+    name: "live_at",
+    comment: "the connections that the map ports_at stands for",
+    key: &[Kind::Protocol, Kind::Ipv4, Kind::Port, Kind::Ipv4, Kind::Port],
+    value: &[],
+    ranges: false,
+};
+
+const SETS: [Set; 9] = [BRIDGES, WITHIN, LAN, SUBNETS, PUBLISHING, PORTS, PORTS_AT, LIVE, LIVE_AT];
+
+/// Priorities of base chains (`enum nf_ip_hook_priorities`, `linux/netfilter_ipv4.h`).
+const RAW: i32 = -300;
+const DSTNAT: i32 = -100;
+const FILTER: i32 = 0;
+const SRCNAT: i32 = 100;
+
+const CHAINS: [Chain; 9] = [
+    base("arriving", "filter", InetHookNumber::PreRouting, RAW),
+    base("to_host", "nat", InetHookNumber::PreRouting, DSTNAT),
+    base("from_host", "nat", InetHookNumber::LocalOut, DSTNAT),
+    Chain { name: "to_container", base: None },
+    base("forwarded", "filter", InetHookNumber::Forward, FILTER),
+    Chain { name: "no_router", base: None },
+    base("leaving", "filter", InetHookNumber::PostRouting, FILTER),
+    Chain { name: "published", base: None },
+    base("behind_host", "nat", InetHookNumber::PostRouting, SRCNAT),
+];
+
+const fn base(
+    name: &'static str,
+    kind: &'static str,
+    hook: InetHookNumber,
+    priority: i32,
+) -> Chain {
+    Chain { name, base: Some((kind, hook, priority)) }
+}
+
+/// The version of the rules below: a rule of another is not taken for one of these. To be raised
+/// with every change of them.
+const VERSION: u8 = 1;
+
+/// The chain that keeps the host from routing for others than containers.
+const NO_ROUTER: &str = "no_router";
+
+/// The rules, chain by chain in the order of [`CHAINS`].
+#[rustfmt::skip] // A rule in two lines: it is read as nft lists it.
+const RULES: [Rule; 28] = [
+    rule("arriving", "no wire reaches 127.0.0.1, whatever route_localnet says",
+        || [iif_not_lo(), daddr_loopback(), drop()].concat()),
+    rule("arriving", "nor speaks for it",
+        || [iif_not_lo(), saddr_loopback(), drop()].concat()),
+
+    rule("to_host", "published ports, from outside and from containers",
+        || [fib_daddr_local(), jump("to_container")].concat()),
+    rule("from_host", "published ports, from the host itself",
+        || [fib_daddr_local(), jump("to_container")].concat()),
+    rule("to_container", "a port of one address",
+        || dnat_by_address_and_port(&PORTS_AT)),
+    rule("to_container", "a port of every address",
+        || [is_ipv4(), dnat_by_port(&PORTS)].concat()),
+
+    rule("forwarded", "from container to container of one bridge",
+        || [iifname_oifname_in(&WITHIN), iifname_in(&BRIDGES), accept()].concat()),
+    rule("forwarded", "containers get out, with an address of their own",
+        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), saddr_in(&SUBNETS), accept()].concat()),
+    rule("forwarded", "answers come in",
+        || [oifname_in(&BRIDGES), ct_direction_reply(), accept()].concat()),
+    rule("forwarded", "so does what is for a published port, see the chain published",
+        || [oifname_in(&BRIDGES), ct_status_dnat(), accept()].concat()),
+    rule("forwarded", "nothing else comes in",
+        || [oifname_in(&BRIDGES), drop()].concat()),
+    rule("forwarded", "nothing else gets out",
+        || [iifname_in(&BRIDGES), drop()].concat()),
+    rule("forwarded", "netsetgo switched forwarding on (ip_forward is 2), for containers only",
+        || [is_ipv4(), jump(NO_ROUTER)].concat()),
+
+    rule(NO_ROUTER, "answers",
+        || [ct_direction_reply(), accept()].concat()),
+    rule(NO_ROUTER, "what others forward to a port",
+        || [ct_status_dnat(), accept()].concat()),
+    rule(NO_ROUTER, "frames that a bridge forwards (bridge-nf-call-iptables)",
+        || [iifname_oifname_in(&WITHIN), accept()].concat()),
+    rule(NO_ROUTER, "a bridge that came later is whoever's who wants it routed",
+        || [iifkind_bridge(), iifname_not_in(&LAN), accept()].concat()),
+    rule(NO_ROUTER, "for others the host is no router, as before",
+        drop),
+
+    rule("leaving", "of connections by way of a published port",
+        || [ct_status_dnat(), ct_reply_saddr_in(&SUBNETS), jump("published")].concat()),
+    rule("published", "it still leads to where the connection goes",
+        || [l4proto_tcp(), ct_ports_in(&LIVE), accept()].concat()),
+    rule("published", "it still leads to where the packets go",
+        || [l4proto_udp(), ct_ports_in(&LIVE), accept()].concat()),
+    rule("published", "so does this, of one address",
+        || [l4proto_tcp(), ct_address_ports_in(&LIVE_AT), accept()].concat()),
+    rule("published", "and this",
+        || [l4proto_udp(), ct_address_ports_in(&LIVE_AT), accept()].concat()),
+    rule("published", "errors about it",
+        || [ct_state_related(), accept()].concat()),
+    rule("published", "its container is gone, and nobody else gets what was meant for it",
+        drop),
+
+    rule("behind_host", "containers have the host's address outside",
+        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), masquerade()].concat()),
+    rule("behind_host", "from container to published port: answers have to come back this way",
+        || [oifname_in(&BRIDGES), daddr_in(&PUBLISHING), ct_status_dnat(), saddr_in(&SUBNETS),
+            masquerade()].concat()),
+    rule("behind_host", "from 127.0.0.1 to published port, likewise",
+        || [oifname_in(&BRIDGES), saddr_loopback(), masquerade()].concat()),
+];
+
+const fn rule(chain: &'static str, comment: &'static str, phrases: fn() -> Phrase) -> Rule {
+    Rule { chain, comment, phrases }
+}
+
+/// The rules that there are to be. `no_router`: the host was none before this program switched
+/// forwarding on, so it is to be none for others.
+fn rules(no_router: bool) -> impl Iterator<Item = &'static Rule> {
+    const COMMENT: &str = "netsetgo switched forwarding on (ip_forward is 2), for containers only";
+    RULES
+        .iter()
+        .filter(move |rule| no_router || (rule.chain != NO_ROUTER && rule.comment != COMMENT))
+}
+
+/// Brings the firewall and forwarding about, or makes sure that they are there.
+///
+/// # Errors
+/// [`Failed::Firewall`], and [`Failed::File`] when forwarding cannot be switched on.
+pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
+    if !grant.nat {
+        return Ok(());
+    }
+    let forwarding = Forwarding::read()?;
+    if !stands(host, grant, forwarding)? {
+        build(host, grant, forwarding)?;
+    }
+    // After the rule that keeps it to containers.
+    forwarding.switch_on(host)
+}
+
+/// Whether the table is as it should be. What a rule refers to, chain or set, cannot be deleted
+/// while the rule is there; elements can.
+fn stands(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<bool> {
+    let elements = own_elements(grant);
+    host.ruleset(|ruleset| {
+        if !ruleset.has_table()? {
+            return Ok(false);
+        }
+        let expected = rules(forwarding.for_containers_only()).map(|rule| rule.mark(VERSION));
+        if !ruleset.rules()?.into_iter().eq(expected) {
+            return Ok(false);
+        }
+        for (set, elements) in elements {
+            for element in elements.into_iter().filter(|element| !element.end) {
+                if ruleset.element(&set, element.key)?.is_none() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    })?
+    .map_err(failed("looking it over"))
+}
+
+/// Makes the table, or what is missing of it. Published ports stay where they still are.
+fn build(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<()> {
+    let lan = match forwarding.for_containers_only() {
+        true => host.bridges()?,
+        false => Vec::new(),
+    };
+    let lan: Vec<_> = lan.iter().filter(|name| **name != grant.bridge).collect();
+    let batch = |from_scratch: bool| {
+        let mut batch = Batch::new(TABLE);
+        batch.add_table(COMMENT);
+        if from_scratch {
+            batch.delete_table();
+            batch.add_table(COMMENT);
+        }
+        SETS.iter().for_each(|set| batch.add_set(set));
+        CHAINS.iter().for_each(|chain| batch.add_chain(chain));
+        batch.flush_rules();
+        for rule in rules(forwarding.for_containers_only()) {
+            batch.add_rule(rule, VERSION);
+        }
+        batch.flush(&LAN);
+        for (set, elements) in own_elements(grant) {
+            batch.add(&set, &elements);
+        }
+        let names = |name: &&IfName| Element::key(padded(name));
+        let pairs = |name: &&IfName| Element::key(pair(name));
+        batch.add(&LAN, &lan.iter().map(names).collect::<Vec<_>>());
+        batch.add(&WITHIN, &lan.iter().map(pairs).collect::<Vec<_>>());
+        batch
+    };
+    let made = match host.ruleset(|ruleset| ruleset.commit(batch(false), None))? {
+        // What is there cannot be made into what it should be: a set or a chain of that name is
+        // another one, or the table is dormant.
+        Err(error)
+            if [Errno::EEXIST, Errno::EBUSY, Errno::EOPNOTSUPP].iter().any(|e| error.is(*e)) =>
+        {
+            host.ruleset(|ruleset| ruleset.commit(batch(true), None))?
+        }
+        done => done,
+    };
+    made.map_err(failed("making it"))
+}
+
+/// What the sets have to have for this network.
+fn own_elements(grant: &Grant) -> [(Set, Vec<Element>); 3] {
+    [
+        (BRIDGES, vec![Element::key(padded(&grant.bridge))]),
+        (WITHIN, vec![Element::key(pair(&grant.bridge))]),
+        (SUBNETS, range(grant.address)),
+    ]
+}
+
+/// The name of an interface as nf_tables compares it: filled up with zeros.
+fn padded(name: &IfName) -> Vec<u8> {
+    let mut bytes = name.as_str().as_bytes().to_vec();
+    bytes.resize(IfName::LONGEST + 1, 0);
+    bytes
+}
+
+fn pair(name: &IfName) -> Vec<u8> {
+    [padded(name), padded(name)].concat()
+}
+
+/// A subnet as elements: where it begins, and before what it ends.
+fn range(subnet: Cidr) -> Vec<Element> {
+    let begin = Element::key(subnet.network().octets().to_vec());
+    let end = subnet
+        .broadcast()
+        .to_bits()
+        .checked_add(1)
+        .map(|beyond| Element { end: true, ..Element::key(beyond.to_be_bytes().to_vec()) });
+    [Some(begin), end].into_iter().flatten().collect()
+}
+
+/// For `map_err`: a request to nf_tables that failed, and what it was to do.
+pub(super) fn failed(what: &'static str) -> impl Fn(crate::netlink::Error) -> crate::error::Error {
+    move |error| Failed::Firewall(what, error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    use super::*;
+
+    #[test]
+    fn rules_that_are_changed_are_of_another_version() {
+        let mut hasher = DefaultHasher::new();
+        for rule in &RULES {
+            format!("{} {} {:?}", rule.chain, rule.comment, (rule.phrases)()).hash(&mut hasher);
+        }
+        // Raise the version, and then write here what the rules are now.
+        assert_eq!((VERSION, hasher.finish()), (1, 15_839_063_397_238_950_214));
+    }
+
+    #[test]
+    fn rules_stand_in_the_order_in_which_the_kernel_lists_them() {
+        let position = |rule: &Rule| CHAINS.iter().position(|chain| chain.name == rule.chain);
+        assert!(RULES.iter().map(position).is_sorted());
+        assert!(RULES.iter().all(|rule| position(rule).is_some()));
+    }
+
+    #[test]
+    fn no_two_rules_look_the_same() {
+        let marks: std::collections::HashSet<_> =
+            RULES.iter().map(|rule| rule.mark(VERSION)).collect();
+        assert_eq!(marks.len(), RULES.len());
+    }
+
+    #[test]
+    fn a_subnet_is_a_range_that_ends_before_the_next() {
+        let keys = |text: &str| -> Vec<(Vec<u8>, bool)> {
+            let elements = range(text.parse().unwrap());
+            elements.into_iter().map(|element| (element.key, element.end)).collect()
+        };
+        assert_eq!(
+            keys("10.10.10.1/24"),
+            [(vec![10, 10, 10, 0], false), (vec![10, 10, 11, 0], true)]
+        );
+        assert_eq!(keys("255.255.255.1/24"), [(vec![255, 255, 255, 0], false)]);
+    }
+}

@@ -1,0 +1,73 @@
+//! Forwarding: the kernel's switches that let the host route for containers (`ip-sysctl` in the
+//! kernel's documentation).
+
+use std::fs;
+use std::path::PathBuf;
+
+use caps::Capability;
+
+use super::Host;
+use crate::address::IfName;
+use crate::error::{Failed, Result};
+
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// Whether the host routes IPv4.
+///
+/// The switch takes any number, and any but 0 means "on". This program writes 2, so that it can tell
+/// later, and so can anybody, that the host was no router before: then it is to be none for others
+/// than containers. Whoever wants a router writes 1, as is usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forwarding {
+    /// Not yet.
+    Off,
+    /// This program switched it on.
+    Ours,
+    /// Somebody else did.
+    Others,
+}
+
+impl Forwarding {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Failed::File`].
+    pub(super) fn read() -> Result<Forwarding> {
+        let text = fs::read_to_string(IP_FORWARD)
+            .map_err(|error| Failed::File(IP_FORWARD.into(), error))?;
+        Ok(match text.trim() {
+            "0" => Forwarding::Off,
+            "2" => Forwarding::Ours,
+            _ => Forwarding::Others,
+        })
+    }
+
+    /// Whether the host has to be kept from routing for others, as it did not before.
+    pub(super) fn for_containers_only(self) -> bool {
+        self != Forwarding::Others
+    }
+
+    /// Switches it on.
+    ///
+    /// # Errors
+    /// [`Failed::Sysctl`].
+    pub(super) fn switch_on(self, host: &Host) -> Result<()> {
+        if self == Forwarding::Off { write(host, IP_FORWARD.into(), "2") } else { Ok(()) }
+    }
+}
+
+/// Lets packets from 127.0.0.1 out of `bridge`, and the answers in: for ports that are published
+/// there. The firewall keeps everything else with such an address away (CVE-2020-8558).
+///
+/// # Errors
+/// [`Failed::Sysctl`].
+pub(super) fn route_localnet(host: &Host, bridge: &IfName) -> Result<()> {
+    write(host, format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet").into(), "1")
+}
+
+/// Writes a switch of the kernel's. Whoever has CAP_NET_ADMIN may (`net_ctl_permissions`,
+/// `net/sysctl_net.c`).
+fn write(host: &Host, path: PathBuf, value: &str) -> Result<()> {
+    let _raised = host.privilege.raise(Capability::CAP_NET_ADMIN)?;
+    Ok(fs::write(&path, value).map_err(|error| Failed::Sysctl(path, value.to_owned(), error))?)
+}

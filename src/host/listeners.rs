@@ -1,0 +1,165 @@
+//! The ports that programs of the host wait at. To publish one of them would take its traffic away.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{
+    DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator,
+};
+
+use crate::error::{Failed, Result};
+use crate::netlink::{Error, Netlink};
+use crate::ports::{Mapping, Protocol};
+
+/// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`).
+const BY_FAMILY: u16 = 20;
+
+/// Families of sockets, and those of their states in which a program waits for anybody: `TCP_LISTEN`,
+/// and `TCP_CLOSE` for UDP (`net/tcp_states.h`).
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const LISTEN: u32 = 10;
+const CLOSE: u32 = 7;
+
+/// The length of `struct inet_diag_req_v2` and `struct inet_diag_msg` (`linux/inet_diag.h`).
+const REQUEST: usize = 56;
+const ANSWER: usize = 72;
+
+/// Whether a socket of IPv6 takes nothing of IPv4 (`INET_DIAG_SKV6ONLY`).
+const ONLY_IPV6: u16 = 11;
+
+/// Where a program waits: an address, `None` for every one, and a port.
+type Place = (Option<Ipv4Addr>, u16);
+
+/// The places at which programs of the host wait, by protocol, read when they are asked for first.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    tcp: Option<Vec<Place>>,
+    udp: Option<Vec<Place>>,
+}
+
+impl Listeners {
+    /// Whether a program waits where `mapping` would be published.
+    ///
+    /// # Errors
+    /// [`Failed::Netlink`].
+    pub(super) fn hold(&mut self, mapping: &Mapping) -> Result<bool> {
+        let known = match mapping.protocol {
+            Protocol::Tcp => &mut self.tcp,
+            Protocol::Udp => &mut self.udp,
+        };
+        let places = match known {
+            Some(places) => places,
+            None => known.insert(
+                read(mapping.protocol)
+                    .map_err(Failed::netlink("looking for programs that wait at a port"))?,
+            ),
+        };
+        Ok(places.iter().any(|(ip, port)| {
+            *port == mapping.host_port
+                && (ip.is_none() || mapping.host_ip.is_none() || *ip == mapping.host_ip)
+        }))
+    }
+}
+
+/// Asks the kernel for the sockets at which programs wait, `sock_diag(7)`.
+fn read(protocol: Protocol) -> Result<Vec<Place>, Error> {
+    let mut netlink = Netlink::open_sock_diag()?;
+    let mut places = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let waiting: Vec<Waiting> = netlink.ask_all(|| Question { family, protocol }, BY_FAMILY)?;
+        places.extend(waiting.into_iter().filter_map(|waiting| waiting.0));
+    }
+    Ok(places)
+}
+
+/// What is asked: `struct inet_diag_req_v2`.
+struct Question {
+    family: u8,
+    protocol: Protocol,
+}
+
+impl NetlinkSerializable for Question {
+    fn message_type(&self) -> u16 {
+        BY_FAMILY
+    }
+
+    fn buffer_len(&self) -> usize {
+        REQUEST
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        let state = match self.protocol {
+            Protocol::Tcp => LISTEN,
+            Protocol::Udp => CLOSE,
+        };
+        let [a, b, c, d] = (1_u32 << state).to_ne_bytes();
+        // The rest, a socket's addresses, is zero: any.
+        let request = [self.family, self.protocol.number(), 0, 0, a, b, c, d];
+        for (to, from) in buffer.iter_mut().zip(request) {
+            *to = from;
+        }
+    }
+}
+
+/// What is answered: `struct inet_diag_msg`. `None` if no IPv4 packet gets there.
+struct Waiting(Option<Place>);
+
+impl NetlinkDeserializable for Waiting {
+    type Error = DecodeError;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        let (socket, attributes) = payload
+            .split_at_checked(ANSWER)
+            .ok_or_else(|| DecodeError::from("the answer about a socket is too short"))?;
+        Ok(Waiting(place(socket, attributes)))
+    }
+}
+
+fn place(socket: &[u8], attributes: &[u8]) -> Option<Place> {
+    let port = u16::from_be_bytes(*socket.get(4..)?.first_chunk()?);
+    let address = socket.get(8..)?;
+    let ip = match *socket.first()? {
+        AF_INET => Ipv4Addr::from(*address.first_chunk()?),
+        AF_INET6 => match Ipv6Addr::from(*address.first_chunk()?) {
+            Ipv6Addr::UNSPECIFIED if !only_ipv6(attributes) => Ipv4Addr::UNSPECIFIED,
+            ip => ip.to_ipv4_mapped()?,
+        },
+        _ => return None,
+    };
+    Some((Some(ip).filter(|ip| !ip.is_unspecified()), port))
+}
+
+fn only_ipv6(attributes: &[u8]) -> bool {
+    NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .any(|attribute| attribute.kind() == ONLY_IPV6 && attribute.value().first() == Some(&1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answer about a socket of this family, at port 8080 of this address.
+    fn socket(family: u8, address: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; ANSWER];
+        bytes[0] = family;
+        bytes[4..6].copy_from_slice(&8080_u16.to_be_bytes());
+        bytes[8..8 + address.len()].copy_from_slice(address);
+        bytes
+    }
+
+    #[test]
+    fn a_place_is_where_ipv4_packets_get_to() {
+        let place =
+            |family, address: &[u8], attributes: &[u8]| place(&socket(family, address), attributes);
+        let localhost = Some(Ipv4Addr::LOCALHOST);
+        assert_eq!(place(AF_INET, &[127, 0, 0, 1], &[]), Some((localhost, 8080)));
+        assert_eq!(place(AF_INET, &[0; 4], &[]), Some((None, 8080)));
+        assert_eq!(place(AF_INET6, &[0; 16], &[]), Some((None, 8080)));
+        let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+        assert_eq!(place(AF_INET6, &mapped, &[]), Some((localhost, 8080)));
+        assert_eq!(place(AF_INET6, &Ipv6Addr::LOCALHOST.octets(), &[]), None);
+        let only: Vec<u8> = [5_u16.to_ne_bytes(), ONLY_IPV6.to_ne_bytes(), [1, 0], [0, 0]].concat();
+        assert_eq!(place(AF_INET6, &[0; 16], &only), None);
+    }
+}

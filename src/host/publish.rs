@@ -1,0 +1,307 @@
+//! Published ports: elements of the firewall's maps, which follow the lease and not the address.
+//!
+//! An address is leased again as soon as it is free, so an element that outlived its container would
+//! lead to somebody else's. Nobody is there to take it out when the container dies, and any run may
+//! be stopped at any moment. What keeps the rule all the same:
+//!
+//! - Whoever publishes puts his address into the set `publishing` first. Then he reads the number of
+//!   the ruleset's generation, then he sees that the lease is still his, and what he then commits
+//!   counts only if the generation is still the same.
+//! - Whoever takes a lease has his port of the bridge closed. If the address is in `publishing`, he
+//!   takes everything out that leads to it, in the same way, and the address from the set, which
+//!   begins a new generation. Only then he opens the port.
+//!
+//! So a run of an earlier lessee's has committed before, and that is taken out; or it comes after, and
+//! its generation is over. Where an address has never been published there is nothing to do.
+
+mod elements;
+mod taken;
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use nix::errno::Errno;
+use nix::libc::{RTM_DELNEIGH, RTM_GETROUTE};
+
+use self::elements::{address, key, live_of, sets, value};
+use self::taken::{Resolved, resolve};
+use super::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING, TABLE};
+use super::lease::{self, Lease, NAP, TRIES, Wanted, index_of};
+use super::{Host, forwarding};
+use crate::error::{Error, Failed, Refused, Result, Usage};
+use crate::link::Link;
+use crate::nftables::{Batch, Element, Ruleset, Set};
+use crate::policy::Grant;
+use crate::ports::Mapping;
+use crate::target::Target;
+
+/// How a kernel answers that has no nf_tables, or no netfilter at all.
+const NO_NF_TABLES: [Errno; 2] = [Errno::EINVAL, Errno::EPROTONOSUPPORT];
+
+/// Checks that the mappings can be published: that the policy grants them, that their addresses are
+/// the host's, that no program waits there, and that they are not taken by a container; waits until
+/// the deadline for one that is dying. Nothing is changed.
+///
+/// # Errors
+/// [`Refused::NoNat`], [`Refused::Port`], [`Usage::HostAddress`], [`Failed::PortInUse`],
+/// [`Failed::PortPublished`], [`Failed::NoFreePort`].
+pub fn check(
+    host: &mut Host,
+    wanted: &Wanted,
+    mappings: &[Mapping],
+    own: Option<&Lease>,
+) -> Result<()> {
+    let Wanted { grant, target, deadline, .. } = *wanted;
+    if mappings.is_empty() {
+        return Ok(());
+    }
+    if !grant.nat {
+        return Err(Refused::NoNat.into());
+    }
+    for mapping in mappings {
+        let granted = mapping.host_port == 0
+            || grant
+                .publish
+                .as_ref()
+                .is_none_or(|all| all.iter().any(|granted| granted.contains(mapping.host_port)));
+        if !granted {
+            return Err(Refused::Port(*mapping, grant.uid).into());
+        }
+    }
+    let asked: HashSet<_> = mappings.iter().filter_map(|mapping| mapping.host_ip).collect();
+    for ip in asked {
+        // That of a bridge to be made will be.
+        if ip != grant.address.ip && !is_local(host, ip)? {
+            return Err(Usage::HostAddress(ip).into());
+        }
+    }
+    let own = own.map(|lease| lease.address.ip);
+    loop {
+        match resolve(host, grant, mappings, own) {
+            Err(Error::Failed(Failed::PortPublished(..))) if Instant::now() < deadline => {
+                target.sleep(NAP.min(deadline.saturating_duration_since(Instant::now())))?;
+            }
+            resolved => return resolved.map(drop),
+        }
+    }
+}
+
+/// Whether `ip` is an address of the host, as the kernel's routing has it.
+fn is_local(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.destination_prefix_length = 32;
+    request.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(ip))];
+    match host.netlink.get(RTM_GETROUTE, request) {
+        Ok(route) => Ok(route.header.kind == RouteType::Local),
+        Err(crate::netlink::Error::Kernel(_)) => Ok(false),
+        Err(error) => Err(Failed::Netlink("looking a route up", error).into()),
+    }
+}
+
+/// Takes out whatever leads to the address of a lease that has just been taken, and whose port is
+/// still closed.
+///
+/// # Errors
+/// [`Failed::LeaseLost`], [`Failed::Firewall`], [`Failed::Contended`].
+pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> Result<()> {
+    if take_out(host, lease.address.ip, |host| lease::is_held(host, lease, target))? {
+        // A packet that waits for the address to be resolved has passed the firewall already.
+        forget_neighbour(host, bridge, lease.address.ip)?;
+    }
+    Ok(())
+}
+
+/// Takes out whatever leads to a container that is gone.
+///
+/// # Errors
+/// [`Failed::Firewall`], [`Failed::Contended`].
+pub fn prune(host: &mut Host) -> Result<()> {
+    for element in all_of(host, &PUBLISHING)? {
+        let Some(ip) = address(&element.key) else { continue };
+        take_out(host, ip, |host| host.has_index(index_of(ip)).map(|leased| !leased))?;
+    }
+    Ok(())
+}
+
+/// Takes back what a run has published, if it fails afterwards: everything, if its lease is new.
+///
+/// # Errors
+/// [`Failed::Firewall`], [`Failed::Contended`].
+pub fn take_back(
+    host: &mut Host,
+    lease: &Lease,
+    published: &Published,
+    target: &Target,
+) -> Result<()> {
+    let held = |host: &mut Host| lease::is_held(host, lease, target);
+    if published.added.is_empty() {
+        return Ok(());
+    }
+    if lease.new {
+        return take_out(host, lease.address.ip, held).map(drop);
+    }
+    for _ in 0..TRIES {
+        let generation = generation(host)?;
+        if !held(host)? {
+            return Ok(());
+        }
+        let mut batch = Batch::new(TABLE);
+        for mapping in &published.added {
+            let (map, live) = sets(mapping);
+            let value = value(lease.address.ip, mapping.container_port);
+            batch.delete(map, &[Element::key(key(mapping))]);
+            batch.delete(live, &[Element::key([key(mapping), value].concat())]);
+        }
+        if commit(host, batch, Some(generation))? {
+            return Ok(());
+        }
+    }
+    Err(Failed::Contended.into())
+}
+
+/// Takes out whatever leads to `ip`, under a generation in which `may` says that this is right.
+/// Gives whether there may have been anything.
+fn take_out(
+    host: &mut Host,
+    ip: Ipv4Addr,
+    may: impl Fn(&mut Host) -> Result<bool>,
+) -> Result<bool> {
+    let mark = Element::key(ip.octets().to_vec());
+    for tries in 0..TRIES {
+        let marked = host.ruleset(|ruleset| ruleset.element(&PUBLISHING, mark.key.clone()))?;
+        match marked {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(tries > 0),
+            // A kernel that has no nf_tables has nothing in it either.
+            Err(error) if NO_NF_TABLES.contains(&error.errno()) => return Ok(false),
+            Err(error) => return Err(firewall::failed("reading it")(error)),
+        }
+        let generation = generation(host)?;
+        if !may(host)? {
+            return Ok(false);
+        }
+        let mut batch = Batch::new(TABLE);
+        for (map, live) in [(&PORTS, &LIVE), (&PORTS_AT, &LIVE_AT)] {
+            let leading: Vec<_> = all_of(host, map)?
+                .into_iter()
+                .filter(|element| address(&element.value) == Some(ip))
+                .collect();
+            let lives = |element: &Element| Element::key(live_of(element));
+            batch.delete(live, &leading.iter().map(lives).collect::<Vec<_>>());
+            batch.delete(map, &leading);
+        }
+        batch.delete(&PUBLISHING, std::slice::from_ref(&mark));
+        if commit(host, batch, Some(generation))? {
+            return Ok(true);
+        }
+    }
+    Err(Failed::Contended.into())
+}
+
+/// What a run has published.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// All that was asked for, with the ports that have been chosen.
+    pub all: Vec<Mapping>,
+    /// Of these, what was not there before.
+    added: Vec<Mapping>,
+}
+
+/// Publishes the mappings for a lease whose port of the bridge is open.
+///
+/// # Errors
+/// As [`check`], since others may have been faster, and [`Failed::LeaseLost`],
+/// [`Failed::Firewall`], [`Failed::Contended`], [`Failed::Sysctl`].
+pub fn publish(
+    host: &mut Host,
+    grant: &Grant,
+    mappings: &[Mapping],
+    lease: &Lease,
+    target: &Target,
+) -> Result<Published> {
+    if mappings.is_empty() {
+        return Ok(Published::default());
+    }
+    let ip = lease.address.ip;
+    if mappings.iter().any(|mapping| mapping.host_ip.is_none_or(|ip| ip.is_loopback())) {
+        forwarding::route_localnet(host, &grant.bridge)?;
+    }
+    let mark = Element::key(ip.octets().to_vec());
+    for _ in 0..TRIES {
+        let marked = host
+            .ruleset(|ruleset| ruleset.element(&PUBLISHING, mark.key.clone()))?
+            .map_err(firewall::failed("reading it"))?;
+        if marked.is_none() {
+            let mut batch = Batch::new(TABLE);
+            batch.add(&PUBLISHING, std::slice::from_ref(&mark));
+            if !commit(host, batch, None)? {
+                // Somebody has flushed the ruleset.
+                firewall::ensure(host, grant)?;
+            }
+            continue;
+        }
+        let generation = generation(host)?;
+        if !lease::is_held(host, lease, target)? {
+            return Err(Failed::LeaseLost.into());
+        }
+        let Resolved { all, added, stale } = resolve(host, grant, mappings, Some(ip))?;
+        let mut batch = Batch::new(TABLE);
+        for (set, element) in stale {
+            batch.delete(set, &[element]);
+        }
+        let comment = lease.host_end.to_string();
+        let (at, anywhere): (Vec<Mapping>, Vec<Mapping>) =
+            added.iter().partition(|mapping| mapping.host_ip.is_some());
+        for (map, live, mappings) in [(&PORTS, &LIVE, anywhere), (&PORTS_AT, &LIVE_AT, at)] {
+            let lead = |mapping: &Mapping| Element {
+                key: key(mapping),
+                value: value(ip, mapping.container_port),
+                comment: comment.clone(),
+                end: false,
+            };
+            let leading: Vec<_> = mappings.iter().map(lead).collect();
+            let lives = |element: &Element| Element::key(live_of(element));
+            batch.create(map, &leading);
+            batch.add(live, &leading.iter().map(lives).collect::<Vec<_>>());
+        }
+        if batch.is_empty() || commit(host, batch, Some(generation))? {
+            return Ok(Published { all, added });
+        }
+    }
+    Err(Failed::Contended.into())
+}
+
+fn all_of(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
+    host.ruleset(|ruleset| ruleset.elements(set))?.map_err(firewall::failed("reading it"))
+}
+
+fn generation(host: &mut Host) -> Result<u32> {
+    host.ruleset(Ruleset::generation)?.map_err(firewall::failed("reading it"))
+}
+
+/// Whether the transaction was carried out. It is not if its generation is over, or if it was about
+/// something that somebody has taken out meanwhile: then it is time to look again.
+fn commit(host: &mut Host, batch: Batch, generation: Option<u32>) -> Result<bool> {
+    match host.ruleset(|ruleset| ruleset.commit(batch, generation))? {
+        Ok(()) => Ok(true),
+        Err(error) if error.is(Errno::ERESTART) || error.is(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(firewall::failed("changing it")(error)),
+    }
+}
+
+/// Has the host forget a neighbour, and with it the packets that wait for it.
+fn forget_neighbour(host: &mut Host, bridge: &Link, ip: Ipv4Addr) -> Result<()> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = AddressFamily::Inet;
+    request.header.ifindex = bridge.index;
+    request.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))];
+    match host.privileged(|netlink| netlink.change(RTM_DELNEIGH, request, 0))? {
+        Err(error) if error.is(Errno::ENOENT) => Ok(()),
+        done => Ok(done.map_err(Failed::netlink("forgetting the container's neighbour entry"))?),
+    }
+}

@@ -1,0 +1,20 @@
+//! Taking out the published ports of containers that are gone.
+
+use crate::caller::{self, Caller};
+use crate::error::Result;
+use crate::host::{Host, publish};
+use crate::policy;
+
+/// Takes out every published port whose container is gone. The caller has to be one whom the policy
+/// allows containers; whose they were makes no difference, since they are nobody's now.
+///
+/// # Errors
+/// Any [`crate::error::Error`].
+pub fn prune(caller: &mut Caller) -> Result<()> {
+    let privilege = caller.privilege()?;
+    policy::grant(caller)?;
+    privilege.give_up(caps::Capability::CAP_SYS_PTRACE)?;
+    let mut host = Host::open(&privilege)?;
+    publish::prune(&mut host)?;
+    caller::give_up_all()
+}
