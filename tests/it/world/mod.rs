@@ -3,6 +3,7 @@
 //! Debian packages that the tests need: busybox-static, iproute2, libcap2-bin, nftables, python3,
 //! util-linux. What is missing fails the test that needs it; nothing is ever skipped.
 
+mod internet;
 mod outcome;
 mod trace;
 mod user;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub(crate) use internet::{Conversation, HOST, REMOTE, Remote};
 pub(crate) use outcome::Outcome;
 pub(crate) use trace::{Frozen, Part, Stage, Trace, stages};
 pub(crate) use user::{Container, User};

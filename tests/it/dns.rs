@@ -1,0 +1,1 @@
+//! Name service: what a container is told.
