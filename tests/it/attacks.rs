@@ -5,9 +5,13 @@ use nix::libc;
 use crate::refused::undumpable;
 use crate::world::{ALICE, Container, Frozen, Stage, Trace, User, World, stages};
 
-/// Lets alice and bob attach.
+/// Lets alice and bob attach. There is an address for every stage of a run, of which there are
+/// hundreds.
 fn alice_and_bob() -> World {
-    World::with_policy(&format!("{ALICE}links = 1023\n[[allow]]\nuser = \"bob\"\n"))
+    World::with_policy(&format!(
+        "[network]\naddress = \"10.10.10.1/22\"\n\
+         {ALICE}links = 1023\n[[allow]]\nuser = \"bob\"\n"
+    ))
 }
 
 /// Starts the helper of `user` once for each of the stages of such a run, and stops it there, with

@@ -131,8 +131,14 @@ fn a_policy_that_does_not_read_names_line_and_column() {
     let pod = world.alice().container();
     for (text, place) in [
         ("[network]\nbrigde = \"x\"\n", "line 2, column 1"),
-        ("[network]\nnat = true\n", "line 2, column 1"),
-        ("[[allow]]\nuser = \"alice\"\npublish = [\"80\"]\n", "line 3, column 1"),
+        ("[network]\nnat = 7\n", "line 2, column 7"),
+        ("[network]\ndns = [\"x\"]\n", "line 2, column 8"),
+        ("[network]\ndns = [\"::1\"]\n", "line 2, column 8"),
+        ("[network]\ndns = \"192.0.2.53\"\n", "line 2, column 7"),
+        ("[[allow]]\nuser = \"alice\"\npublish = [\"0\"]\n", "line 3, column 1"),
+        ("[[allow]]\nuser = \"alice\"\npublish = [\"1-65535\"]\n", "line 3, column 1"),
+        ("[[allow]]\nuser = \"alice\"\npublish = [80]\n", "line 3, column 1"),
+        ("[[allow]]\nuser = \"alice\"\nnat = true\n", "line 3, column 1"),
         ("nonsense\n", "line 1, column "),
         ("\n\n[network\n", "line 3, column "),
         ("[network]\nbridge = 7\n", "line 2, column 10"),
