@@ -1,13 +1,15 @@
 //! A small rootless container runner, in the spirit of the namespaces-in-Go series.
 //!
 //! ```text
-//! cargo run --example container -- run [--rootfs DIR] CMD [ARG...]
+//! cargo run --example container -- run [--rootfs DIR] [--publish HOST:PORT]... CMD [ARG...]
 //! ```
 //!
 //! CMD runs as root of a user namespace of its own, in which only the caller's uid and gid exist,
 //! with its own mounts, processes, host name and network. With `--rootfs` its root directory is
-//! DIR, whose `etc/resolv.conf` is replaced. The exit status is CMD's, or 128+n if signal n killed
-//! it; 125 is a failure of the runner, 126 a CMD that cannot be run, 127 one that does not exist.
+//! DIR, whose `etc/resolv.conf` is replaced; otherwise it is the host's, with another file mounted
+//! over that one. `--publish` is handed to netsetgo as it is. The exit status is CMD's, or 128+n if
+//! signal n killed it; 125 is a failure of the runner, 126 a CMD that cannot be run, 127 one that
+//! does not exist.
 //!
 //! The network is the one thing here that an ordinary user may not make: a wire to the host has to
 //! be plugged in from outside. `netsetgo` does that, found in PATH or named by the environment
@@ -24,9 +26,10 @@
 //!    is asked for.
 //!
 //! Now 1 calls `netsetgo -pid` for 2, which is in the same network namespace as 3. Meanwhile 3
-//! sleeps until the kernel announces a default route, the last thing to appear, and starts CMD.
-//! It also wakes when nobody is left to read the pipe: then the runner is gone, and no network
-//! will come.
+//! sleeps until the kernel announces a default route, the last thing to appear. It also wakes when
+//! nobody is left to read the pipe: then the runner is gone, and no network will come. What netsetgo
+//! said of name service 1 hands on through a second pipe, as a `resolv.conf`; 3 puts it into place,
+//! from inside, where no link in an image leads to a file of the host, and starts CMD.
 //!
 //! Left out, as beside the point: `/dev`, cgroups, seccomp, a terminal of its own.
 
@@ -36,7 +39,6 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -55,6 +57,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, close, getegid, geteuid, pivot_root, sethostname};
+use serde_json::Value;
 
 /// The program of every stage.
 const SELF: &str = "/proc/self/exe";
@@ -64,7 +67,10 @@ const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The exit status for failures of the runner's own.
 const RUNNER_FAILED: u8 = 125;
-const USAGE: &str = "usage: container run [--rootfs DIR] CMD [ARG...]";
+const USAGE: &str =
+    "usage: container run [--rootfs DIR] [--publish [IP:]HOST:PORT[/tcp|udp]]... CMD [ARG...]";
+/// Where programs look for name servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// For those arguments of mount(2) that a call has no use for.
 const NOTHING: Option<&str> = None;
 
@@ -84,8 +90,8 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     let status = match args.as_slice() {
         [stage, order @ ..] if stage == "run" => run(order),
-        [stage, pipe, order @ ..] if stage == "child" => child(pipe, order),
-        [stage, pipe, order @ ..] if stage == "init" => init(pipe, order),
+        [stage, pipes, order @ ..] if stage == "child" => child(pipes, order),
+        [stage, pipes, order @ ..] if stage == "init" => init(pipes, order),
         _ => Err(USAGE.into()),
     };
     ExitCode::from(status.unwrap_or_else(|error| {
@@ -94,48 +100,73 @@ fn main() -> ExitCode {
     }))
 }
 
-/// What to run, and in which root. The order is handed from stage to stage as it was given.
-fn parse(order: &[OsString]) -> Result<(Option<&Path>, &OsStr, &[OsString])> {
-    let (rootfs, command) = match order {
-        [option, dir, command @ ..] if option == "--rootfs" => (Some(Path::new(dir)), command),
-        command => (None, command),
-    };
-    match command {
-        [cmd, args @ ..] if !cmd.as_encoded_bytes().starts_with(b"-") => Ok((rootfs, cmd, args)),
-        _ => Err(USAGE.into()),
+/// What to run, and with what. The order is handed from stage to stage as it was given.
+struct Order<'a> {
+    rootfs: Option<&'a Path>,
+    publish: Vec<&'a OsStr>,
+    program: &'a OsStr,
+    args: &'a [OsString],
+}
+
+fn parse(mut order: &[OsString]) -> Result<Order<'_>> {
+    let (mut rootfs, mut publish) = (None, Vec::new());
+    loop {
+        order = match order {
+            [option, dir, rest @ ..] if option == "--rootfs" => {
+                rootfs = Some(Path::new(dir));
+                rest
+            }
+            [option, ports, rest @ ..] if option == "--publish" => {
+                publish.push(ports.as_os_str());
+                rest
+            }
+            [program, args @ ..] if !program.as_encoded_bytes().starts_with(b"-") => {
+                return Ok(Order { rootfs, publish, program, args });
+            }
+            _ => return Err(USAGE.into()),
+        };
     }
 }
 
 /// Stage 1, on the host.
 fn run(order: &[OsString]) -> Result<u8> {
-    parse(order)?;
-    let (mut pipe, theirs) = io::pipe().map_err(doing("make a pipe"))?;
-    // Rust makes descriptors that close on exec. This one is to reach init, by its number.
-    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(doing("pass on the pipe"))?;
+    let publish = parse(order)?.publish;
+    let (mut ready, their_ready) = io::pipe().map_err(doing("make a pipe"))?;
+    let (their_dns, mut dns) = io::pipe().map_err(doing("make a pipe"))?;
+    // Rust makes descriptors that close on exec. These are to reach init, by their numbers.
+    for theirs in [their_ready.as_fd(), their_dns.as_fd()] {
+        fcntl(theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(doing("pass on a pipe"))?;
+    }
     let mut child = Command::new(SELF)
         .arg("child")
-        .arg(theirs.as_raw_fd().to_string())
+        .arg(format!("{},{}", their_ready.as_raw_fd(), their_dns.as_raw_fd()))
         .args(order)
         .spawn()
         .map_err(doing("start the child"))?;
-    drop(theirs); // or its end would never be seen
+    drop((their_ready, their_dns)); // or their end would never be seen
 
     // The end, and nothing before it: the child has failed and said why, its status is next.
-    let ready = pipe.read(&mut [0]).map_err(doing("wait for the child"))? > 0;
-    if ready && let Err(error) = attach(child.id()) {
-        let _ = child.kill(); // init dies with it, CMD with init
-        let _ = child.wait();
-        return Err(error);
+    if ready.read(&mut [0]).map_err(doing("wait for the child"))? > 0 {
+        let attached = attach(child.id(), &publish)
+            .and_then(|text| dns.write_all(text.as_bytes()).map_err(doing("tell the child")));
+        if let Err(error) = attached {
+            let _ = child.kill(); // init dies with it, CMD with init
+            let _ = child.wait();
+            return Err(error);
+        }
     }
-    wait_for(&mut child) // the pipe is held until then
+    drop(dns); // the end of what init reads
+    wait_for(&mut child) // the other pipe is held until then
 }
 
-/// Has the helper give the child's network namespace its wire, address and route.
-fn attach(pid: u32) -> Result<()> {
+/// Has the helper give the child's network namespace its wire, address and route, and its published
+/// ports. Answers the `resolv.conf` for it.
+fn attach(pid: u32, publish: &[&OsStr]) -> Result<String> {
     let helper = env::var_os("NETSETGO").unwrap_or_else(|| "netsetgo".into());
     let name = helper.display();
     let output = Command::new(&helper)
         .args(["-pid", &pid.to_string(), "-json"])
+        .args(publish.iter().flat_map(|ports| [OsStr::new("-publish"), ports]))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit()) // it explains itself better than its exit status does
         .output()
@@ -144,18 +175,43 @@ fn attach(pid: u32) -> Result<()> {
         return Err(format!("no network from {name}: {}", output.status).into());
     }
     // A CNI result: https://www.cni.dev/docs/spec/#success
-    let result: serde_json::Value = serde_json::from_slice(&output.stdout)
+    let result: Value = serde_json::from_slice(&output.stdout)
         .map_err(doing(format_args!("understand the helper {name}")))?;
-    let ip = |key| result.pointer(key).and_then(|value| value.as_str());
+    let ip = |key| result.pointer(key).and_then(Value::as_str);
     if let (Some(address), Some(gateway)) = (ip("/ips/0/address"), ip("/ips/0/gateway")) {
         say(format_args!("{address} by way of {gateway}"));
     }
-    Ok(())
+    // Not of CNI's, but written as its plugins are told of ports.
+    for port in result["portMappings"].as_array().into_iter().flatten() {
+        let ip = port["hostIP"].as_str().map(|ip| format!("{ip}:")).unwrap_or_default();
+        let protocol = port["protocol"].as_str().unwrap_or_default();
+        let (outer, inner) = (&port["hostPort"], &port["containerPort"]);
+        say(format_args!("the host's {ip}{outer} leads to its {inner}/{protocol}"));
+    }
+    Ok(resolv_conf(&result["dns"]))
+}
+
+/// The `dns` of a CNI result as a `resolv.conf`. (`netsetgo -resolvconf` prints it ready-made, to
+/// whoever has no use for the rest.)
+fn resolv_conf(dns: &Value) -> String {
+    let words = |key: &str| -> Vec<&str> {
+        dns[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    };
+    let mut text = String::new();
+    for server in words("nameservers") {
+        text += &format!("nameserver {server}\n");
+    }
+    for key in ["search", "options"] {
+        if !words(key).is_empty() {
+            text += &format!("{key} {}\n", words(key).join(" "));
+        }
+    }
+    text
 }
 
 /// Stage 2, which enters the namespaces: in one call, for which the kernel makes the user namespace
 /// first, and the others with the rights that this process has there.
-fn child(pipe: &OsStr, order: &[OsString]) -> Result<u8> {
+fn child(pipes: &OsStr, order: &[OsString]) -> Result<u8> {
     let (uid, gid) = (geteuid(), getegid()); // once inside, unmapped, both would read 65534
     unshare(
         CloneFlags::CLONE_NEWUSER
@@ -181,7 +237,7 @@ fn child(pipe: &OsStr, order: &[OsString]) -> Result<u8> {
     set_pdeathsig(Signal::SIGKILL).map_err(doing("follow the runner"))?;
     let mut init = Command::new(SELF)
         .arg("init")
-        .arg(pipe)
+        .arg(pipes)
         .args(order)
         .spawn()
         .map_err(doing("start init"))?;
@@ -199,10 +255,10 @@ fn wait_for(stage: &mut Child) -> Result<u8> {
 }
 
 /// Stage 3, pid 1 of the container.
-fn init(pipe: &OsStr, order: &[OsString]) -> Result<u8> {
+fn init(pipes: &OsStr, order: &[OsString]) -> Result<u8> {
     set_pdeathsig(Signal::SIGKILL).map_err(doing("follow the child"))?;
-    let (rootfs, program, args) = parse(order)?;
-    let mut pipe = take_over(pipe).map_err(doing("take over the pipe"))?;
+    let Order { rootfs, program, args, .. } = parse(order)?;
+    let (mut ready, mut dns) = take_over(pipes).map_err(doing("take over the pipes"))?;
 
     // Nothing mounted here is to show on the host; besides, pivot_root insists.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -215,9 +271,15 @@ fn init(pipe: &OsStr, order: &[OsString]) -> Result<u8> {
     let mut routes = Socket::new(NETLINK_ROUTE).map_err(doing("open a route socket"))?;
     routes.bind(&SocketAddr::new(0, 0)).map_err(doing("bind the route socket"))?;
     routes.add_membership(RTNLGRP_IPV4_ROUTE).map_err(doing("subscribe to routes"))?;
-    pipe.write_all(b"!").map_err(doing("tell the runner"))?;
-    wait_for_route(&routes, &pipe)?;
-    drop((pipe, routes));
+    ready.write_all(b"!").map_err(doing("tell the runner"))?;
+    wait_for_route(&routes, &ready)?;
+    let mut text = String::new();
+    dns.read_to_string(&mut text).map_err(doing("hear from the runner"))?;
+    match rootfs {
+        Some(_) => replace_resolv_conf(&text).map_err(doing(RESOLV_CONF))?,
+        None => cover_resolv_conf(&text).map_err(doing(RESOLV_CONF))?,
+    }
+    drop((ready, dns, routes));
 
     match Command::new(program).args(args).spawn() {
         Ok(command) => reap_until(command.id()),
@@ -228,13 +290,17 @@ fn init(pipe: &OsStr, order: &[OsString]) -> Result<u8> {
     }
 }
 
-/// Opens the pipe whose number was inherited once more and closes the number: the result has an
-/// owner without `unsafe`, and is closed on exec, so that CMD does not get it.
-fn take_over(number: &OsStr) -> io::Result<File> {
-    let number: RawFd = number.to_str().and_then(|n| n.parse().ok()).ok_or(Errno::EBADF)?;
-    let pipe = OpenOptions::new().write(true).open(format!("/proc/self/fd/{number}"))?;
-    close(number)?;
-    Ok(pipe)
+/// Opens the pipes whose numbers were inherited once more and closes the numbers: the results have
+/// an owner without `unsafe`, and are closed on exec, so that CMD does not get them.
+fn take_over(numbers: &OsStr) -> io::Result<(File, File)> {
+    let (ready, dns) = numbers.to_str().and_then(|n| n.split_once(',')).ok_or(Errno::EBADF)?;
+    let open = |number: &str, how: &OpenOptions| {
+        let number: RawFd = number.parse().map_err(|_| Errno::EBADF)?;
+        let pipe = how.open(format!("/proc/self/fd/{number}"))?;
+        close(number)?;
+        io::Result::Ok(pipe)
+    };
+    Ok((open(ready, OpenOptions::new().write(true))?, open(dns, OpenOptions::new().read(true))?))
 }
 
 /// Only a process of the new pid namespace can mount the `/proc` that shows it, and only while an
@@ -244,9 +310,8 @@ fn mount_proc() -> Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), flags, NOTHING).map_err(doing("mount /proc"))
 }
 
-/// Makes `dir` the root directory, with a `/proc` and a `resolv.conf`.
+/// Makes `dir` the root directory, with a `/proc`.
 fn change_root(dir: &Path) -> Result<()> {
-    let nameservers = nameservers(); // the host's, while its files are in sight
     // pivot_root wants a mount, not just any directory.
     mount(Some(dir), dir, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)?;
     env::set_current_dir(dir)?;
@@ -256,35 +321,29 @@ fn change_root(dir: &Path) -> Result<()> {
     fs::create_dir_all("/proc").map_err(doing("/proc"))?;
     mount_proc()?;
     umount2(".", MntFlags::MNT_DETACH).map_err(doing("detach the old root"))?;
-    env::set_current_dir("/")?;
-
-    // In an image this file is often a symbolic link: replace it, don't follow it. And from in
-    // here, no link in place of /etc leads to the host's.
-    let file = "/etc/resolv.conf";
-    fs::create_dir_all("/etc").map_err(doing("/etc"))?;
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => fs::write(file, nameservers),
-    }
-    .map_err(doing(file))
+    Ok(env::set_current_dir("/")?)
 }
 
-/// The host's nameservers, as a `resolv.conf`. A loopback address, such as a local resolver's, is
-/// the container itself once inside; systemd-resolved lists the servers behind it in a file of its
-/// own. IPv4 only, as that is what the container gets.
-fn nameservers() -> String {
-    ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"]
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok())
-        .map(|text| {
-            text.lines()
-                .filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok())
-                .filter(|server: &Ipv4Addr| !server.is_loopback())
-                .map(|server| format!("nameserver {server}\n"))
-                .collect::<String>()
-        })
-        .find(|servers| !servers.is_empty())
-        .unwrap_or_default()
+/// In an image this file is often a symbolic link: it is replaced, not followed. And from in here,
+/// no link in place of `/etc` leads to the host's.
+fn replace_resolv_conf(text: &str) -> io::Result<()> {
+    fs::create_dir_all("/etc")?;
+    match fs::remove_file(RESOLV_CONF) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => fs::write(RESOLV_CONF, text),
+    }
+}
+
+/// The host's own file stays as it is: another one is mounted over it, in here alone. It has to be
+/// on some mount, which need not be seen any more once the file is.
+fn cover_resolv_conf(text: &str) -> Result<()> {
+    if text.is_empty() || !fs::exists(RESOLV_CONF)? {
+        return Ok(());
+    }
+    mount(Some("tmpfs"), "/tmp", Some("tmpfs"), MsFlags::empty(), NOTHING)?;
+    fs::write("/tmp/resolv.conf", text)?;
+    mount(Some("/tmp/resolv.conf"), RESOLV_CONF, NOTHING, MsFlags::MS_BIND, NOTHING)?;
+    Ok(umount2("/tmp", MntFlags::MNT_DETACH)?)
 }
 
 /// Sleeps until there is a default route.
