@@ -4,28 +4,30 @@
 use std::time::Instant;
 
 use crate::caller::{self, Caller};
-use crate::cli::{Attach, Output};
+use crate::cli::{Attach, Output, Which};
 use crate::container::{Configuration, Inside};
 use crate::dns::Dns;
 use crate::error::{Failed, Result};
+use crate::host::blocked::{self, Blocked};
 use crate::host::lease::{self, Choice, Lease, Wanted};
 use crate::host::publish::{self, Published};
-use crate::host::{Host, blocked, bridge, firewall};
+use crate::host::{Host, bridge, firewall};
 use crate::link::Link;
 use crate::policy::{self, Grant};
 use crate::report::{self, CniResult};
 use crate::target::Target;
 
-/// Gives the container that `request` names its network.
+/// Gives the container `which` its network, as `request` says. Gives what another firewall has
+/// against it, if that can be seen.
 ///
 /// # Errors
 /// Any [`crate::error::Error`]; nothing of the wire is left then.
-pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
+pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Option<Blocked>> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
     let grant = policy::grant_attach(caller, request)?;
     let dns = name_service(&grant, request)?;
-    let target = Target::open(&request.which, caller, &privilege, deadline)?;
+    let target = Target::open(which, caller, &privilege, deadline)?;
     let inside = Inside::start(&target, caller, &request.container_end)?;
     // The host is looked at while the child enters. Its refusal goes before whatever is found there.
     let mut host = Host::open(&privilege)?;
@@ -62,10 +64,13 @@ pub fn attach(caller: &mut Caller, request: &Attach) -> Result<()> {
     };
     let mut published = Published::default();
     let done = connect(&mut host, &wanted, &inside, &lease, &bridge, request, &mut published)
-        .and_then(|()| match request.output {
-            Output::Nothing => Ok(()),
-            Output::Json => result(&bridge, &lease, &wanted, &published, dns).print(),
-            Output::ResolvConf => report::print(&dns.resolv_conf()),
+        .and_then(|blocked| {
+            match request.output {
+                Output::Nothing => {}
+                Output::Json => result(&bridge, &lease, &wanted, &published, dns).print()?,
+                Output::ResolvConf => report::print(&dns.resolv_conf())?,
+            }
+            Ok(blocked)
         });
     if done.is_err() {
         // Should this fail too, the first error still says more, and the lease dies with the
@@ -99,11 +104,12 @@ fn connect(
     bridge: &Link,
     request: &Attach,
     published: &mut Published,
-) -> Result<()> {
+) -> Result<Option<Blocked>> {
     let reflect = !request.publish.is_empty();
     if !lease.open {
         publish::clear(host, lease, bridge, wanted.target)?;
-        bridge::open_port(host, &lease.host_end, reflect)?;
+        let alias = request.container.as_deref();
+        bridge::open_port(host, &lease.host_end, reflect, alias)?;
     } else if reflect {
         bridge::reflect(host, &lease.host_end)?;
     }
@@ -120,10 +126,7 @@ fn connect(
     })?;
     let blocked = blocked::way_out(host, wanted.grant)?;
     caller::give_up_all()?;
-    if let Some(blocked) = blocked {
-        report::warning(&blocked.warning());
-    }
-    Ok(())
+    Ok(blocked)
 }
 
 /// What there is to do about the lease.

@@ -19,8 +19,35 @@ pub const PID_LIMIT: i32 = 4_194_304;
 /// The most ports that one run publishes.
 const MOST_PORTS: usize = 1024;
 
-/// The options that are of an attach.
-const ATTACH_OPTIONS: [&str; 13] = [
+/// The options that ask for something else than an attach, and which others can stand beside each.
+const ACTIONS: [(&str, &[&str]); 5] = [
+    (
+        "hook",
+        &[
+            "bridgeName",
+            "bridgeAddress",
+            "containerAddress",
+            "vethNamePrefix",
+            "ifname",
+            "mtu",
+            "lo",
+            "wait",
+            "publish",
+            "json",
+            "resolvconf",
+        ],
+    ),
+    (
+        "delete",
+        &["pid", "netns", "bridgeName", "bridgeAddress", "vethNamePrefix", "ifname", "wait"],
+    ),
+    ("list", &["json"]),
+    ("check", &[]),
+    ("prune", &[]),
+];
+
+/// Every other option.
+const OPTIONS: [&str; 13] = [
     "pid",
     "netns",
     "bridgeName",
@@ -47,7 +74,18 @@ pub enum Request {
     /// `-version`: print name and version.
     Version,
     /// `-pid` or `-netns`: give a container its network.
-    Attach(Attach),
+    Attach(Which, Attach),
+    /// `-hook`: the same for the container whose state is on standard input.
+    Hook(Attach),
+    /// `-delete`: take a container's network away.
+    Delete(Which, Attach),
+    /// `-list`: tell who has which address, as JSON or as a table.
+    List {
+        /// `-json`.
+        json: bool,
+    },
+    /// `-check`: tell whether this machine is ready.
+    Check,
     /// `-prune`: take out the published ports of containers that are gone.
     Prune,
 }
@@ -64,8 +102,6 @@ pub enum Which {
 /// An attach, as asked for: what is `None` was not given.
 #[derive(Debug, PartialEq)]
 pub struct Attach {
-    /// The namespace to attach.
-    pub which: Which,
     /// `-bridgeName`.
     pub bridge_name: Option<IfName>,
     /// `-bridgeAddress`.
@@ -86,6 +122,8 @@ pub struct Attach {
     pub publish: Vec<Mapping>,
     /// What to print of the outcome.
     pub output: Output,
+    /// What the container is called, if a runtime says so.
+    pub container: Option<String>,
 }
 
 /// What an attach prints when it is done.
@@ -136,6 +174,14 @@ fn options() -> Options {
         )
         .optflag("", "json", "print the result as a CNI 1.0.0 result")
         .optflag("", "resolvconf", "print a resolv.conf for the container")
+        .optflag(
+            "",
+            "hook",
+            "OCI runtime hook: attach the container whose state is on standard input",
+        )
+        .optflag("", "delete", "take a container's network away, with -pid or -netns")
+        .optflag("", "list", "list who has which address, with -json as JSON")
+        .optflag("", "check", "check whether this machine is ready")
         .optflag("", "prune", "take out the published ports of containers that are gone")
         .optflag("", "version", "print the version")
         .optflag("", "help", "print this text");
@@ -145,7 +191,9 @@ fn options() -> Options {
 /// The text that `-help` prints.
 pub fn help() -> String {
     let brief = "netsetgo: give a rootless container a network\n\n\
-                 netsetgo -pid N [options]\nnetsetgo -netns PATH [options]\nnetsetgo -prune";
+                 netsetgo -pid N [options]\nnetsetgo -netns PATH [options]\n\
+                 netsetgo -hook [options]\nnetsetgo -delete -pid N\n\
+                 netsetgo -list | -check | -prune";
     let tail = "\nOptions take one dash or two. Exit status: 0 done, 1 failed, 2 usage, 3 refused.\n\
                 See netsetgo(8), and netsetgo.toml(5) for who may do what.\n";
     options().usage(brief) + tail
@@ -171,53 +219,80 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
     if given.opt_present("version") {
         return Ok(Request::Version);
     }
-    if given.opt_present("prune") {
-        return match ATTACH_OPTIONS.iter().find(|option| given.opt_present(option)) {
-            Some(option) => Err(Usage::Exclusive("prune", option)),
-            None => Ok(Request::Prune),
-        };
+    match action(&given)? {
+        None => Ok(Request::Attach(which(&given)?, attach(&given)?)),
+        Some("hook") => Ok(Request::Hook(attach(&given)?)),
+        Some("delete") => Ok(Request::Delete(which(&given)?, attach(&given)?)),
+        Some("list") => Ok(Request::List { json: given.opt_present("json") }),
+        Some("check") => Ok(Request::Check),
+        Some(_) => Ok(Request::Prune),
     }
-    let (host_end, container_end) = ends(&given)?;
-    Ok(Request::Attach(Attach {
-        which: which(&given)?,
-        bridge_name: parsed(&given, "bridgeName")?,
-        bridge_address: parsed(&given, "bridgeAddress")?,
-        container_address: parsed(&given, "containerAddress")?,
+}
+
+/// What is asked for, if not an attach.
+fn action(given: &Matches) -> Result<Option<&'static str>, Usage> {
+    let mut asked = ACTIONS.iter().filter(|(action, _)| given.opt_present(action));
+    let Some((action, beside)) = asked.next() else { return Ok(None) };
+    if let Some((other, _)) = asked.next() {
+        return Err(Usage::Exclusive(action, other));
+    }
+    let strange = |option: &&&str| given.opt_present(option) && !beside.contains(option);
+    match OPTIONS.iter().find(strange) {
+        Some(option) => Err(Usage::Exclusive(action, option)),
+        None => Ok(Some(action)),
+    }
+}
+
+fn attach(given: &Matches) -> Result<Attach, Usage> {
+    let (host_end, container_end) = ends(given)?;
+    Ok(Attach {
+        bridge_name: parsed(given, "bridgeName")?,
+        bridge_address: parsed(given, "bridgeAddress")?,
+        container_address: parsed(given, "containerAddress")?,
         host_end,
         container_end,
-        mtu: checked(&given, "mtu", "not an MTU between 68 and 65535", |text| {
+        mtu: checked(given, "mtu", "not an MTU between 68 and 65535", |text| {
             number::<u32>(text).filter(|mtu| (68..=65535).contains(mtu))
         })?,
         loopback: given.opt_present("lo"),
-        wait: checked(&given, "wait", "not a number of seconds between 0 and 3600", seconds)?
+        wait: checked(given, "wait", "not a number of seconds between 0 and 3600", seconds)?
             .unwrap_or(Duration::from_secs(2)),
-        publish: publish(&given)?,
+        publish: publish(given)?,
         output: match (given.opt_present("json"), given.opt_present("resolvconf")) {
             (true, true) => return Err(Usage::Exclusive("json", "resolvconf")),
             (true, false) => Output::Json,
             (false, true) => Output::ResolvConf,
             (false, false) => Output::Nothing,
         },
-    }))
+        container: None,
+    })
 }
 
 /// All that is asked to be published, each once.
 fn publish(given: &Matches) -> Result<Vec<Mapping>, Usage> {
-    let mut all: Vec<Mapping> = Vec::new();
+    let mut all = Vec::new();
     for text in given.opt_strs("publish") {
-        let Publication(mappings) =
-            text.parse().map_err(|why| Usage::Value("publish", text, why))?;
-        if all.len() + mappings.len() > MOST_PORTS {
-            return Err(Usage::PublishMany(MOST_PORTS));
-        }
-        for mapping in mappings {
-            if all.iter().any(|other| other.conflicts(&mapping)) {
-                return Err(Usage::PublishTwice(mapping));
-            }
-            all.push(mapping);
-        }
+        let publication = text.parse().map_err(|why| Usage::Value("publish", text, why))?;
+        add(&mut all, publication)?;
     }
     Ok(all)
+}
+
+/// Adds what one `-publish` asks for to what others do.
+///
+/// # Errors
+/// [`Usage::PublishTwice`] and [`Usage::PublishMany`].
+pub fn add(all: &mut Vec<Mapping>, Publication(more): Publication) -> Result<(), Usage> {
+    if all.len() + more.len() > MOST_PORTS {
+        return Err(Usage::PublishMany(MOST_PORTS));
+    }
+    for mapping in more {
+        if all.iter().any(|other| other.conflicts(&mapping)) {
+            return Err(Usage::PublishTwice(mapping));
+        }
+        all.push(mapping);
+    }
+    Ok(())
 }
 
 fn which(given: &Matches) -> Result<Which, Usage> {
@@ -298,7 +373,7 @@ mod tests {
 
     fn attach(arguments: &str) -> Attach {
         match parse(arguments.split_whitespace()) {
-            Ok(Request::Attach(attach)) => attach,
+            Ok(Request::Attach(_, attach)) => attach,
             other => panic!("{arguments}: {other:?}"),
         }
     }
@@ -306,7 +381,8 @@ mod tests {
     #[test]
     fn one_dash_or_two_and_a_space_or_an_equals_sign_mean_the_same() {
         for arguments in ["-pid 7", "--pid 7", "-pid=7", "--pid=7"] {
-            assert_eq!(attach(arguments).which, Which::Pid(7), "{arguments}");
+            let parsed = parse(arguments.split_whitespace());
+            assert!(matches!(parsed, Ok(Request::Attach(Which::Pid(7), _))), "{arguments}");
         }
     }
 
@@ -364,6 +440,13 @@ mod tests {
             "-pid 7 -publish 1-1025:1-1025",
             "-pid 7 -prune",
             "-prune -json",
+            "-check -json",
+            "-list -lo",
+            "-list -prune",
+            "-hook -pid 7",
+            "-hook -delete -pid 7",
+            "-delete",
+            "-delete -pid 7 -publish 80:80",
             "-pid 7 --",
             "-p 7",
             "- 7",

@@ -63,6 +63,8 @@ pub enum Usage {
     PublishMany(usize),
     #[error("-publish: {0} is not an address of this host")]
     HostAddress(Ipv4Addr),
+    #[error("-hook: the container's state on standard input: {0}")]
+    State(String),
     #[error("-{0} and -{1} exclude each other")]
     Exclusive(&'static str, &'static str),
 }
@@ -228,6 +230,12 @@ pub enum Failed {
          one in the policy (dns = [\"...\"])"
     )]
     NoNameServer,
+
+    // The check.
+    #[error("making a user and a network namespace: {0}; see the findings on namespaces above")]
+    Trial(Errno),
+    #[error("this machine is not ready: {0} of the findings above would keep you from attaching")]
+    NotReady(usize),
 
     // The report.
     #[error("standard output: {0}")]

@@ -12,6 +12,7 @@ mod pool;
 pub mod publish;
 
 use caps::Capability;
+use netlink_packet_route::link::InfoKind;
 use nix::errno::Errno;
 
 use crate::address::IfName;
@@ -70,8 +71,8 @@ impl Host<'_> {
     /// # Errors
     /// [`Failed::Netlink`].
     fn bridges(&mut self) -> Result<Vec<IfName>> {
-        let links =
-            link::bridges(&mut self.netlink).map_err(Failed::netlink("looking bridges up"))?;
+        let links = link::all(&mut self.netlink, InfoKind::Bridge)
+            .map_err(Failed::netlink("looking bridges up"))?;
         // A name that cannot be read as one is of no bridge that could be meant.
         Ok(links.into_iter().filter_map(|link| link.name.parse().ok()).collect())
     }

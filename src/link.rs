@@ -1,12 +1,13 @@
 //! Network interfaces, as `rtnetlink(7)` tells of them.
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
     LinkInfo, LinkMessage,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::errno::Errno;
-use nix::libc::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK};
+use nix::libc::{RTM_DELLINK, RTM_GETLINK, RTM_GETNSID, RTM_NEWLINK, RTM_SETLINK};
 
 use crate::address::{IfName, Mac};
 use crate::netlink::{Error, Netlink};
@@ -32,6 +33,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// The peer's network namespace, by the id that this one knows it by.
     pub peer_namespace: Option<i32>,
+    /// What somebody has called it beside its name.
+    pub alias: Option<String>,
 }
 
 impl From<LinkMessage> for Link {
@@ -46,6 +49,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(id),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind),
@@ -83,17 +87,43 @@ pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
     }
 }
 
-/// All bridges.
+/// All interfaces of this kind.
 ///
 /// # Errors
 /// [`Error`].
-pub fn bridges(netlink: &mut Netlink) -> Result<Vec<Link>, Error> {
+pub fn all(netlink: &mut Netlink, kind: InfoKind) -> Result<Vec<Link>, Error> {
     let mut request = LinkMessage::default();
     request.attributes = vec![
         LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
     ];
     Ok(netlink.dump(RTM_GETLINK, &request)?.into_iter().map(Link::from).collect())
+}
+
+/// The name of the peer of `link` in its own network namespace, if the calling process may look in
+/// there (`IFLA_TARGET_NETNSID`: who owns the user namespace may).
+pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
+    const IFLA_TARGET_NETNSID: u16 = 46;
+    let mut request = about(By::Index(link.peer?));
+    let namespace = link.peer_namespace?.to_ne_bytes().to_vec();
+    request.attributes = vec![
+        LinkAttribute::Other(DefaultNla::new(IFLA_TARGET_NETNSID, namespace)),
+        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+    ];
+    let inside: Link = netlink.get(RTM_GETLINK, request).ok()?.into();
+    (inside.peer == Some(link.index)).then_some(inside.name)
+}
+
+/// The id by which this network namespace knows that of the process `pid`, if it does
+/// (`RTM_GETNSID`, `rtnetlink(7)`).
+pub fn namespace_of(netlink: &mut Netlink, pid: u32) -> Option<i32> {
+    let mut request = NsidMessage::default();
+    request.attributes.push(NsidAttribute::Pid(pid));
+    let answer = netlink.get(RTM_GETNSID, request).ok()?;
+    answer.attributes.into_iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) if id >= 0 => Some(id),
+        _ => None,
+    })
 }
 
 /// A message about the interface that is meant.

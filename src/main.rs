@@ -4,8 +4,12 @@
 
 use netsetgo::attach::attach;
 use netsetgo::caller::{become_caller, give_up_all};
+use netsetgo::check::check;
 use netsetgo::cli::{self, Request};
+use netsetgo::delete::delete;
 use netsetgo::error::Result;
+use netsetgo::hook::hook;
+use netsetgo::list::list;
 use netsetgo::prune::prune;
 use netsetgo::report;
 
@@ -27,7 +31,11 @@ fn run() -> Result<()> {
     match cli::parse(std::env::args_os().skip(1))? {
         Request::Help => report::print(&cli::help()),
         Request::Version => report::print(cli::version()),
-        Request::Attach(request) => attach(&mut caller, &request),
+        Request::Attach(which, request) => report::warned(attach(&mut caller, &which, &request)),
+        Request::Hook(request) => hook(&mut caller, request),
+        Request::Delete(which, request) => delete(&mut caller, &which, &request),
+        Request::List { json } => list(&mut caller, json),
+        Request::Check => check(&mut caller),
         Request::Prune => prune(&mut caller),
     }
 }

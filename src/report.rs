@@ -1,5 +1,6 @@
 //! What a run says: nothing, a text, or a CNI result; and of an error, one line.
 
+use std::fmt::Display;
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -105,9 +106,15 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Says something on standard error, in one line and one write.
-pub fn warning(text: &str) {
-    say(text);
+/// Warns on standard error, in one line and one write, of what came with a success.
+///
+/// # Errors
+/// The one that came instead.
+pub fn warned<T: Display>(outcome: Result<Option<T>>) -> Result<()> {
+    if let Some(what) = outcome? {
+        say(&format!("warning: {what}"));
+    }
+    Ok(())
 }
 
 /// Says on standard error why the run failed, in one line and one write, and gives the exit status.

@@ -1,6 +1,8 @@
 //! Other firewalls on the host. What they drop stays dropped, whatever ours lets through; nothing of
 //! theirs is edited, but it is said.
 
+use std::fmt;
+
 use super::Host;
 use super::firewall::TABLE;
 use crate::address::IfName;
@@ -53,14 +55,15 @@ pub fn way_out(host: &mut Host, grant: &Grant) -> Result<Option<Blocked>> {
     Ok(found.unwrap_or(None))
 }
 
-impl Blocked {
+impl fmt::Display for Blocked {
     /// What there is to say about it, with what mends it.
-    pub fn warning(&self) -> String {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Blocked { family, table, chain, bridge } = self;
         let insert =
             |end: &str| format!("nft insert rule {family} {table} {chain} {end} {bridge} accept");
-        format!(
-            "warning: another firewall drops what containers send (table {family} {table}, chain \
+        write!(
+            f,
+            "another firewall drops what containers send (table {family} {table}, chain \
              {chain}, policy drop); to let it through: {} && {}",
             insert("iifname"),
             insert("oifname")

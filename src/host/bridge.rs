@@ -3,6 +3,7 @@
 //! else may be joining it at any moment.
 
 use std::fs;
+use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -14,10 +15,11 @@ use nix::errno::Errno;
 use nix::libc::RTM_GETADDR;
 
 use super::{Host, overlap};
-use crate::address::{IfName, Mac};
+use crate::address::{Cidr, IfName, Mac};
 use crate::container::add_address;
 use crate::error::{Failed, Result};
 use crate::link::{self, By, Link};
+use crate::netlink::Netlink;
 use crate::policy::Grant;
 
 /// Which of the link-local group addresses 01:80:c2:00:00:0x are forwarded like any others: those
@@ -39,6 +41,11 @@ impl Found {
     /// The MTU that host ends will have: the bridge's, or the one that it will get, in bytes.
     pub fn mtu(&self, grant: &Grant) -> u32 {
         self.link.as_ref().filter(|link| link.up).map_or(grant.mtu, |link| link.mtu)
+    }
+
+    /// Whether it is as it should be.
+    pub fn is_ready(&self) -> bool {
+        self.addressed && self.link.as_ref().is_some_and(|link| link.up)
     }
 
     /// The bridge's index, if there is one.
@@ -73,8 +80,8 @@ pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
 /// # Errors
 /// As [`find`], since others may be at the same bridge.
 pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
-    if let Found { link: Some(link), addressed: true } = found
-        && link.up
+    if found.is_ready()
+        && let Some(link) = found.link
     {
         return Ok(link);
     }
@@ -107,27 +114,37 @@ fn check_kind(link: &Link, grant: &Grant) -> Result<()> {
 
 /// Whether the interface `index` has the bridge's address; that it has others only is an error.
 fn has_address(host: &mut Host, index: u32, grant: &Grant) -> Result<bool> {
+    let addresses = addresses(&mut host.netlink, index)?;
+    match addresses.contains(&grant.address) {
+        false if !addresses.is_empty() => {
+            Err(Failed::BridgeAddress(grant.bridge.clone(), grant.address).into())
+        }
+        found => Ok(found),
+    }
+}
+
+/// The IPv4 addresses of the interface `index`; none if there is no such interface.
+///
+/// # Errors
+/// [`Failed::Netlink`].
+pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     request.header.index = index;
-    let addresses = match host.netlink.dump(RTM_GETADDR, &request) {
+    let addresses = match netlink.dump(RTM_GETADDR, &request) {
         // It was deleted a moment ago.
         Err(error) if error.is(Errno::ENODEV) => Vec::new(),
         other => other.map_err(Failed::netlink("reading the bridge's addresses"))?,
     };
-    let ours = AddressAttribute::Local(grant.address.ip.into());
-    let mut others = false;
-    for address in addresses.iter().filter(|address| address.header.index == index) {
-        let same_prefix = address.header.prefix_len == grant.address.prefix;
-        if same_prefix && address.attributes.contains(&ours) {
-            return Ok(true);
-        }
-        others = true;
-    }
-    match others {
-        true => Err(Failed::BridgeAddress(grant.bridge.clone(), grant.address).into()),
-        false => Ok(false),
-    }
+    let read = |address: AddressMessage| {
+        let prefix = address.header.prefix_len;
+        address.attributes.into_iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(ip)) => Some(Cidr { ip, prefix }),
+            _ => None,
+        })
+    };
+    let own = addresses.into_iter().filter(|address| address.header.index == index);
+    Ok(own.filter_map(read).collect())
 }
 
 fn create(host: &mut Host, grant: &Grant) -> Result<()> {
@@ -190,17 +207,24 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
 /// Opens the port of the bridge that is named `port`: frames pass from here on. It is born closed
 /// (down), since what keeps frames from going past the bridge cannot be set at its birth. By its
 /// name, since that is its owner's for ever, where its index may be another's by now. `reflects`:
-/// see [`reflect`].
+/// see [`reflect`]. `alias` is what the host's links show beside it.
 ///
 /// # Errors
 /// [`Failed::Netlink`].
-pub fn open_port(host: &mut Host, port: &IfName, reflects: bool) -> Result<()> {
+pub fn open_port(
+    host: &mut Host,
+    port: &IfName,
+    reflects: bool,
+    alias: Option<&str>,
+) -> Result<()> {
     let mut settings = vec![InfoBridgePort::GroupFwdMask(PORT_GROUP_FWD_MASK)];
     if reflects {
         settings.push(InfoBridgePort::HairpinMode(true));
     }
+    let mut attributes = vec![of_port(settings)];
+    attributes.extend(alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
     host.privileged(|netlink| {
-        link::change_without_ipv6(netlink, By::Name(port), &[of_port(settings)])?;
+        link::change_without_ipv6(netlink, By::Name(port), &attributes)?;
         link::set_up(netlink, By::Name(port))
     })?
     .map_err(Failed::netlink("opening the bridge's port"))

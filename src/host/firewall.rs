@@ -237,6 +237,21 @@ pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
     forwarding.switch_on(host)
 }
 
+/// What there is to say of the firewall before anything is changed.
+///
+/// # Errors
+/// [`Failed::Firewall`], [`Failed::File`].
+pub fn look(host: &mut Host, grant: &Grant) -> Result<&'static str> {
+    let forwarding = Forwarding::read()?;
+    let stands = stands(host, grant, forwarding)?;
+    Ok(match (stands, forwarding) {
+        (_, Forwarding::Off) => "ip_forward is 0; the first attach makes it 2, for containers only",
+        (false, _) => "table inet netsetgo is missing or incomplete; the next attach makes it",
+        (true, Forwarding::Ours) => "table inet netsetgo is complete, forwarding is for containers",
+        (true, Forwarding::Others) => "table inet netsetgo is complete, the host is a router",
+    })
+}
+
 /// Whether the table is as it should be. What a rule refers to, chain or set, cannot be deleted
 /// while the rule is there; elements can.
 fn stands(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<bool> {

@@ -41,6 +41,14 @@ pub fn index_of(ip: Ipv4Addr) -> u32 {
     MARK | (ip.to_bits() & ADDRESS_BITS)
 }
 
+/// The address that the link of this index leases, if it is one of this subnet's.
+pub fn address_of(index: u32, subnet: Cidr) -> Option<Cidr> {
+    // The bits that the index has no room for are the subnet's, which has no more than ten others.
+    let ip = Ipv4Addr::from_bits((subnet.ip.to_bits() & !ADDRESS_BITS) | (index & ADDRESS_BITS));
+    let leased = index & !ADDRESS_BITS == MARK && subnet.is_host(ip) && ip != subnet.ip;
+    leased.then_some(Cidr { ip, prefix: subnet.prefix })
+}
+
 /// The name of `uid`'s link number `slot`. The slot is in base 36, so that it has two digits at
 /// most and the longest uid leaves room for them.
 pub fn slot_name(uid: u32, slot: u32) -> IfName {
@@ -52,11 +60,11 @@ pub fn slot_name(uid: u32, slot: u32) -> IfName {
     IfName::literal(format!("ns{uid}-{slot}"))
 }
 
-/// Whether `name` is one of `uid`'s links.
-fn is_slot_name(name: &str, uid: u32) -> bool {
-    name.strip_prefix(&format!("ns{uid}-")).is_some_and(|slot| {
-        (1..=2).contains(&slot.len()) && slot.bytes().all(|b| b.is_ascii_alphanumeric())
-    })
+/// The uid whose link `name` is, if it is one that this program gives.
+pub fn owner_of(name: &str) -> Option<u32> {
+    let (uid, slot) = name.strip_prefix("ns")?.split_once('-')?;
+    let is_slot = (1..=2).contains(&slot.len()) && slot.bytes().all(|b| b.is_ascii_alphanumeric());
+    uid.parse().ok().filter(|owner: &u32| is_slot && owner.to_string() == uid)
 }
 
 /// A lease that is held: both ends of the wire exist.
@@ -108,14 +116,12 @@ impl Wanted<'_> {
 /// when it has another address than the one wanted.
 pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     let foreign = || Error::from(Failed::NameInside(wanted.container_end.clone()));
-    let index = end.peer.filter(|index| index & MARK != 0).ok_or_else(foreign)?;
-    let subnet = wanted.grant.address;
-    // The bits that the index has no room for are the subnet's, which has no more than ten others.
-    let ip = Ipv4Addr::from_bits((subnet.ip.to_bits() & !ADDRESS_BITS) | (index & ADDRESS_BITS));
+    let index = end.peer.ok_or_else(foreign)?;
+    let address = address_of(index, wanted.grant.address).ok_or_else(foreign)?;
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
     // The bridge as it is now: another run for the same container may just have made it.
     let bridge = host.link(By::Name(&wanted.grant.bridge))?.ok_or_else(foreign)?;
-    let of_the_caller = wanted.uid == 0 || is_slot_name(&link.name, wanted.uid);
+    let of_the_caller = wanted.uid == 0 || owner_of(&link.name) == Some(wanted.uid);
     let to_the_target = link.peer == Some(end.index)
         && link.peer_namespace.is_some()
         && link.peer_namespace == namespace_id(host, wanted.target)?;
@@ -123,12 +129,10 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
         || !to_the_target
         || link.kind != Some(InfoKind::Veth)
         || link.master != Some(bridge.index)
-        || !subnet.is_host(ip)
     {
         return Err(foreign());
     }
-    let address = wanted.cidr(ip);
-    if wanted.address.is_some_and(|asked| asked != ip) {
+    if wanted.address.is_some_and(|asked| asked != address.ip) {
         return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
     }
     let host_end = link.name.parse().map_err(|_| foreign())?;
@@ -329,6 +333,14 @@ mod tests {
     fn an_address_and_its_index_determine_each_other() {
         assert_eq!(index_of(Ipv4Addr::new(10, 10, 10, 2)), 0x4a0a_0a02);
         assert_eq!(index_of(Ipv4Addr::new(192, 168, 1, 2)), 0x40a8_0102);
+        let address = |index, subnet: &str| {
+            address_of(index, subnet.parse().unwrap()).map(|address| address.to_string())
+        };
+        assert_eq!(address(0x4a0a_0a02, "10.10.10.1/24").as_deref(), Some("10.10.10.2/24"));
+        assert_eq!(address(0x40a8_0102, "192.168.1.1/24").as_deref(), Some("192.168.1.2/24"));
+        for none in [7, 0x0a0a_0a02, 0x4a0a_0a01, 0x4a0a_0a00, 0x4a0a_0b02, 0xca0a_0a02] {
+            assert_eq!(address(none, "10.10.10.1/24"), None, "{none:x}");
+        }
         // An index is a positive 32-bit number (struct ifinfomsg, linux/rtnetlink.h).
         assert!(i32::try_from(index_of(Ipv4Addr::new(255, 255, 255, 255))).is_ok());
     }
@@ -344,9 +356,11 @@ mod tests {
         let names: std::collections::HashSet<_> =
             (0..=1023).map(|slot| slot_name(7, slot).to_string()).collect();
         assert_eq!(names.len(), 1024);
-        assert!(names.iter().all(|name| is_slot_name(name, 7)));
-        for foreign in ["ns77-0", "ns7-", "ns7-000", "ns7--1", "veth0", "ns7-0/"] {
-            assert!(!is_slot_name(foreign, 7), "{foreign}");
+        assert!(names.iter().all(|name| owner_of(name) == Some(7)));
+        for foreign in
+            ["ns77-0", "ns7-", "ns7-000", "ns7--1", "veth0", "ns7-0/", "ns07-0", "ns+7-0"]
+        {
+            assert_ne!(owner_of(foreign), Some(7), "{foreign}");
         }
     }
 }

@@ -27,7 +27,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use nix::errno::Errno;
 use nix::libc::{RTM_DELNEIGH, RTM_GETROUTE};
 
-use self::elements::{address, key, live_of, sets, value};
+use self::elements::{address, key, live_of, mapping, sets, value};
 use self::taken::{Resolved, resolve};
 use super::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING, TABLE};
 use super::lease::{self, Lease, NAP, TRIES, Wanted, index_of};
@@ -116,6 +116,28 @@ pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> 
     Ok(())
 }
 
+/// All that is published: for whom, by address and by the name of the host's end, and what.
+///
+/// # Errors
+/// [`Failed::Firewall`].
+pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
+    let mut all = Vec::new();
+    for map in [&PORTS, &PORTS_AT] {
+        for element in all_of(host, map)? {
+            all.extend(mapping(&element).map(|(ip, mapping)| (ip, element.comment, mapping)));
+        }
+    }
+    Ok(all)
+}
+
+/// Takes out whatever leads to the container that has this lease.
+///
+/// # Errors
+/// [`Failed::Firewall`], [`Failed::Contended`].
+pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
+    take_out(host, lease.address.ip, |host| lease::is_held(host, lease, target)).map(drop)
+}
+
 /// Takes out whatever leads to a container that is gone.
 ///
 /// # Errors
@@ -143,7 +165,7 @@ pub fn take_back(
         return Ok(());
     }
     if lease.new {
-        return take_out(host, lease.address.ip, held).map(drop);
+        return withdraw(host, lease, target);
     }
     for _ in 0..TRIES {
         let generation = generation(host)?;

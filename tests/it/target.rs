@@ -32,7 +32,7 @@ fn a_process_that_exits_while_it_is_waited_for_is_gone() {
 #[test]
 fn a_zombie_is_gone() {
     let world = World::new();
-    let parent = world.alice().process("unshare -Urn true & echo $!; exec sleep infinity");
+    let parent = world.alice().process("unshare -Urn sleep 0.3 & echo $!; exec sleep infinity");
     world.until("the child to end", || {
         world.sh(&format!("cat /proc/{parent}/stat")).contains(" Z ")
     });

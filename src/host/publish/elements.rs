@@ -46,6 +46,25 @@ fn port(port: u16) -> [u8; 4] {
     [high, low, 0, 0]
 }
 
+/// The container's address and the mapping that a map's element stands for.
+pub(super) fn mapping(element: &Element) -> Option<(Ipv4Addr, Mapping)> {
+    let number = *element.key.first()?;
+    let protocol = Protocol::ALL.into_iter().find(|known| known.number() == number)?;
+    let (host_ip, host_port) = match element.key.get(4..)? {
+        [high, low, _, _] => (None, [*high, *low]),
+        [a, b, c, d, high, low, _, _] => (Some([*a, *b, *c, *d].into()), [*high, *low]),
+        _ => return None,
+    };
+    let [a, b, c, d, high, low, _, _] = *element.value.as_slice() else { return None };
+    let mapping = Mapping {
+        host_port: u16::from_be_bytes(host_port),
+        container_port: u16::from_be_bytes([high, low]),
+        protocol,
+        host_ip,
+    };
+    Some(([a, b, c, d].into(), mapping))
+}
+
 /// The address that a key or value begins with.
 pub(super) fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
     bytes.first_chunk().copied().map(Ipv4Addr::from)
@@ -61,7 +80,16 @@ mod tests {
             Mapping { host_port: 8080, container_port: 80, protocol: Protocol::Tcp, host_ip: None };
         assert_eq!(key(&mapping), [6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
         assert_eq!(value(Ipv4Addr::new(10, 10, 10, 2), 80), [10, 10, 10, 2, 0, 80, 0, 0]);
+        let ip = Ipv4Addr::new(10, 10, 10, 2);
+        let element = |mapping: &Mapping| Element {
+            key: key(mapping),
+            value: value(ip, mapping.container_port),
+            ..Element::default()
+        };
+        assert_eq!(super::mapping(&element(&mapping)), Some((ip, mapping)));
         mapping.host_ip = Some(Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(super::mapping(&element(&mapping)), Some((ip, mapping)));
+        assert_eq!(super::mapping(&Element::default()), None);
         let key = key(&mapping);
         assert_eq!(key, [6, 0, 0, 0, 192, 0, 2, 1, 0x1f, 0x90, 0, 0]);
         assert!(is_port_of(&key, &mapping));

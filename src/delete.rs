@@ -1,0 +1,44 @@
+//! Taking a container's network away: its wire and its published ports. The namespace is then as it
+//! was before.
+
+use std::time::Instant;
+
+use crate::caller::{self, Caller};
+use crate::cli::{Attach, Which};
+use crate::container::Inside;
+use crate::error::Result;
+use crate::host::lease::{self, Wanted};
+use crate::host::{Host, publish};
+use crate::policy;
+use crate::target::Target;
+
+/// Takes the network of the container `which` away. That it has none is success.
+///
+/// # Errors
+/// Any [`crate::error::Error`]: whoever may attach a container may do this.
+pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()> {
+    let deadline = Instant::now() + request.wait;
+    let privilege = caller.privilege()?;
+    let grant = policy::grant_attach(caller, request)?;
+    let target = Target::open(which, caller, &privilege, deadline)?;
+    let inside = Inside::start(&target, caller, &request.container_end)?;
+    let mut host = Host::open(&privilege)?;
+    let Some(end) = inside.proof(&target)? else {
+        return caller::give_up_all();
+    };
+    let wanted = Wanted {
+        uid: caller.uid,
+        grant: &grant,
+        target: &target,
+        host_end: None,
+        container_end: &request.container_end,
+        mtu: grant.mtu,
+        address: None,
+        deadline,
+    };
+    let lease = lease::find(&mut host, &wanted, end)?;
+    publish::withdraw(&mut host, &lease, &target)?;
+    caller::give_up_all()?;
+    // With the container's own rights.
+    inside.remove(lease.index)
+}

@@ -1,0 +1,211 @@
+//! The OCI runtime hook: a runtime says on standard input which container it is about, as JSON
+//! (OCI runtime specification, "State" and "POSIX-platform Hooks").
+
+use std::collections::BTreeMap;
+use std::io::{Read, stdin};
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::attach::attach;
+use crate::caller::Caller;
+use crate::cli::{self, Attach, PID_LIMIT, Which};
+use crate::error::{Error, Result, Usage};
+use crate::prune::prune;
+use crate::report;
+
+/// The most bytes of a state that are read. Annotations can be long, but not that long.
+const LARGEST: u64 = 1 << 20;
+
+/// The longest name of a container that is kept: an alias has 255 bytes at most (`IFALIASZ`,
+/// `linux/if.h`).
+const LONGEST_NAME: usize = 200;
+
+/// What the annotations that are this program's begin with.
+const OURS: &str = "netsetgo.";
+
+/// The state of a container, as far as it matters here.
+#[derive(Debug, Deserialize)]
+struct State {
+    id: String,
+    status: String,
+    /// Left out, or 0, by runtimes whose container is gone.
+    #[serde(default)]
+    pid: Option<i64>,
+    #[serde(default)]
+    annotations: Option<Annotations>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Annotations {
+    #[serde(rename = "netsetgo.publish")]
+    publish: Option<String>,
+    #[serde(rename = "netsetgo.ifname")]
+    ifname: Option<String>,
+    #[serde(rename = "netsetgo.address")]
+    address: Option<String>,
+    #[serde(flatten)]
+    others: BTreeMap<String, IgnoredAny>,
+}
+
+/// Attaches the container whose state is on standard input, with the options of the command line and
+/// of its annotations; or takes out what is left of those that are gone, if it has stopped.
+///
+/// # Errors
+/// [`Usage::State`] when the state does not read as one, and any that [`attach`] and [`prune`] have.
+pub fn hook(caller: &mut Caller, mut request: Attach) -> Result<()> {
+    let mut bytes = Vec::new();
+    stdin()
+        .lock()
+        .take(LARGEST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Usage::State(error.to_string()))?;
+    let state = State::read(&bytes)?;
+    match state.status.as_str() {
+        "creating" | "created" | "running" => {
+            let which = Which::Pid(state.process()?);
+            state.complete(&mut request)?;
+            report::warned(attach(caller, &which, &request))
+        }
+        "stopped" => prune(caller),
+        other => Err(wrong(format!("status {other:?} is none of the specification's"))),
+    }
+}
+
+fn wrong(why: impl Into<String>) -> Error {
+    Usage::State(why.into()).into()
+}
+
+impl State {
+    fn read(bytes: &[u8]) -> Result<State> {
+        if bytes.len() as u64 > LARGEST {
+            return Err(wrong(format!("larger than {LARGEST} bytes")));
+        }
+        let state: State =
+            serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+        let others = state.annotations.iter().flat_map(|annotations| annotations.others.keys());
+        match others.into_iter().find(|name| name.starts_with(OURS)) {
+            Some(name) => Err(wrong(format!("annotation {name:?}: there is none of that name"))),
+            None => Ok(state),
+        }
+    }
+
+    /// The container's process. 0 never means the calling one.
+    fn process(&self) -> Result<i32> {
+        let pid = self.pid.ok_or_else(|| wrong("it has no pid"))?;
+        i32::try_from(pid)
+            .ok()
+            .filter(|pid| (1..=PID_LIMIT).contains(pid))
+            .ok_or_else(|| wrong(format!("pid {pid} is none between 1 and {PID_LIMIT}")))
+    }
+
+    /// Adds what the container itself asks for to what the hook's arguments do. Of what there can be
+    /// only one, the container's is the one.
+    fn complete(&self, request: &mut Attach) -> Result<()> {
+        request.container = Some(printable(&self.id)).filter(|name| !name.is_empty());
+        let Some(Annotations { publish, ifname, address, .. }) = &self.annotations else {
+            return Ok(());
+        };
+        if let Some(ifname) = ifname {
+            request.container_end = read("ifname", ifname)?;
+        }
+        if let Some(address) = address {
+            request.container_address = Some(read("address", address)?);
+        }
+        for text in publish.iter().flat_map(|all| all.split([',', ' '])) {
+            if !text.is_empty() {
+                cli::add(&mut request.publish, read("publish", text)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the value of an annotation as that of the option.
+fn read<T: std::str::FromStr<Err = &'static str>>(name: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|why| wrong(format!("annotation {OURS}{name} {text:?}: {why}")))
+}
+
+/// A container's name as it can be shown in a list.
+fn printable(id: &str) -> String {
+    let plain = |c: char| if c.is_ascii_graphic() { c } else { '?' };
+    id.chars().map(plain).take(LONGEST_NAME).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Request;
+
+    fn request() -> Attach {
+        match cli::parse(["-hook", "-ifname", "eth0", "-publish", "8080:80"]) {
+            Ok(Request::Hook(request)) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_runtimes_send_is_read() {
+        let creating = br#"{"ociVersion":"1.0.2-dev","id":"web","status":"creating","pid":4422,
+            "bundle":"/b","annotations":{"netsetgo.publish":"8081:81, 8082:82/udp","other":"x"}}"#;
+        let state = State::read(creating).unwrap();
+        assert_eq!(state.process().unwrap(), 4422);
+        let mut request = request();
+        state.complete(&mut request).unwrap();
+        let published: Vec<_> = request.publish.iter().map(ToString::to_string).collect();
+        assert_eq!(published, ["8080:80/tcp", "8081:81/tcp", "8082:82/udp"]);
+        assert_eq!(request.container.as_deref(), Some("web"));
+        assert_eq!(request.container_end.as_str(), "eth0");
+        // runc leaves the pid of one that has stopped out, crun sends 0.
+        for stopped in
+            [&br#"{"id":"a","status":"stopped"}"#[..], br#"{"id":"a","status":"stopped","pid":0}"#]
+        {
+            assert!(State::read(stopped).unwrap().process().is_err());
+        }
+    }
+
+    #[test]
+    fn the_containers_own_annotations_go_before_the_hooks_arguments() {
+        let state = br#"{"id":"a","status":"created","pid":1,"annotations":
+            {"netsetgo.ifname":"net0","netsetgo.address":"10.10.10.9/24"}}"#;
+        let mut request = request();
+        State::read(state).unwrap().complete(&mut request).unwrap();
+        assert_eq!(request.container_end.as_str(), "net0");
+        assert_eq!(request.container_ip(), Some([10, 10, 10, 9].into()));
+    }
+
+    #[test]
+    fn what_does_not_read_as_a_state_is_wrong_usage() {
+        let deep = [vec![b'['; 1 << 20], vec![]].concat();
+        for state in [
+            &b""[..],
+            b"x",
+            b"[]",
+            b"{}",
+            &deep,
+            br#"{"id":7,"status":"created","pid":1}"#,
+            br#"{"status":"created","pid":1}"#,
+            br#"{"id":"a","pid":1}"#,
+            br#"{"id":"a","status":"created","pid":"1"}"#,
+            br#"{"id":"a","status":"created","pid":1.5}"#,
+            br#"{"id":"a","status":"created","pid":1,"annotations":[]}"#,
+            br#"{"id":"a","status":"created","pid":1,"annotations":{"netsetgo.publish":8080}}"#,
+            br#"{"id":"a","status":"created","pid":1,"annotations":{"netsetgo.pubish":"1:1"}}"#,
+            br#"{"id":"a","status":"created","pid":1} x"#,
+        ] {
+            let error = State::read(state).unwrap_err();
+            assert_eq!(error.exit_status(), 2, "{error}");
+        }
+        for pid in ["", r#","pid":0"#, r#","pid":-1"#, r#","pid":4194305"#, r#","pid":null"#] {
+            let state = format!(r#"{{"id":"a","status":"created"{pid}}}"#);
+            assert!(State::read(state.as_bytes()).unwrap().process().is_err(), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_printed_as_one_word() {
+        assert_eq!(printable("web-1_a.b"), "web-1_a.b");
+        assert_eq!(printable("a\nb\u{1b}[1m\u{e4}"), "a?b?[1m?");
+        assert_eq!(printable(&"x".repeat(300)).len(), LONGEST_NAME);
+    }
+}

@@ -1,0 +1,186 @@
+//! Who has which address: read from the kernel's links, which are the leases. That takes no right at
+//! all, but for published ports, which the kernel shows to CAP_NET_ADMIN only.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+
+use netlink_packet_route::link::InfoKind;
+use serde::Serialize;
+
+use crate::accounts;
+use crate::address::Cidr;
+use crate::caller::{self, Caller};
+use crate::error::{Failed, Result};
+use crate::host::lease::{address_of, owner_of};
+use crate::host::{Host, bridge, publish};
+use crate::link::{self, Link};
+use crate::netlink::Netlink;
+use crate::policy;
+use crate::ports::Mapping;
+use crate::report;
+
+/// A lease, and what there is to know of its container.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    address: String,
+    user: String,
+    host_interface: String,
+    /// Its name inside, which only its owner can see.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<String>,
+    /// What a runtime called it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<String>,
+    /// A process in it, as far as the caller can see them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    port_mappings: Vec<Mapping>,
+}
+
+/// How much of his quota the caller uses.
+#[derive(Debug, Serialize)]
+struct Quota {
+    links: u32,
+    used: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct List {
+    leases: Vec<Entry>,
+    /// Not for whom the policy allows nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<Quota>,
+}
+
+/// Prints every lease, as a table or as JSON.
+///
+/// # Errors
+/// [`Failed::Netlink`], [`Failed::Output`].
+pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
+    let published = published(caller)?;
+    caller::give_up_all()?;
+    let mut netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
+    let links = leases(&mut netlink)?;
+    let used = links.iter().filter(|(_, link)| owner_of(&link.name) == Some(caller.uid)).count();
+    let quota = policy::grant(caller).ok().map(|grant| Quota { links: grant.links, used });
+    let users = fs::read("/etc/passwd").unwrap_or_default();
+    let users = String::from_utf8_lossy(&users);
+    let processes = if links.is_empty() { BTreeMap::new() } else { processes(&mut netlink) };
+
+    let mut list = List { leases: Vec::new(), quota };
+    for (address, link) in links {
+        let of_this = |(ip, owner, _): &&(Ipv4Addr, String, Mapping)| {
+            *ip == address.ip && *owner == link.name
+        };
+        list.leases.push(Entry {
+            address: address.to_string(),
+            user: user(&link.name, &users),
+            interface: link::name_inside(&mut netlink, &link),
+            container: link.alias.as_deref().map(printable),
+            pid: link.peer_namespace.and_then(|id| processes.get(&id).copied()),
+            port_mappings: published.iter().filter(of_this).map(|(_, _, m)| *m).collect(),
+            host_interface: link.name,
+        });
+    }
+    report::print(&if json { as_json(&list)? } else { as_table(&list) })
+}
+
+/// The published ports, if the program was installed so that it may see them.
+fn published(caller: &mut Caller) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
+    match caller.privilege() {
+        Ok(privilege) => publish::all(&mut Host::open(&privilege)?),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// The links that are leases, in the order of their addresses.
+fn leases(netlink: &mut Netlink) -> Result<Vec<(Cidr, Link)>> {
+    let links = link::all(netlink, InfoKind::Veth).map_err(Failed::netlink("reading the links"))?;
+    let mut subnets: BTreeMap<u32, Vec<Cidr>> = BTreeMap::new();
+    let mut leases = Vec::new();
+    for link in links {
+        let Some(master) = link.master else { continue };
+        let subnets = match subnets.entry(master) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(new) => {
+                new.insert(bridge::addresses(netlink, master)?)
+            }
+        };
+        if let Some(address) = subnets.iter().find_map(|subnet| address_of(link.index, *subnet)) {
+            leases.push((address, link));
+        }
+    }
+    leases.sort_by_key(|(address, _)| address.ip);
+    Ok(leases)
+}
+
+/// The owner of the link `name`, by his account's name if he has one.
+fn user(name: &str, passwd: &str) -> String {
+    match owner_of(name) {
+        Some(uid) => accounts::name_of(uid, passwd).map_or(uid.to_string(), printable),
+        // Only root can give a link another name.
+        None => "root".to_owned(),
+    }
+}
+
+/// A process of each network namespace, by the id that this one knows it by: the first, of those that
+/// the caller can see.
+fn processes(netlink: &mut Netlink) -> BTreeMap<i32, u32> {
+    let mut pids: Vec<u32> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    pids.sort_unstable();
+    let mut first = BTreeMap::new();
+    for pid in pids {
+        if let Some(id) = link::namespace_of(netlink, pid) {
+            first.entry(id).or_insert(pid);
+        }
+    }
+    first
+}
+
+/// A text of somebody else's, as one word.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+fn as_json(list: &List) -> Result<String> {
+    let text = serde_json::to_string(list);
+    Ok(text.map_err(|_| Failed::Output(nix::errno::Errno::EINVAL))? + "\n")
+}
+
+fn as_table(list: &List) -> String {
+    let head = ["ADDRESS", "USER", "HOST INTERFACE", "INTERFACE", "CONTAINER", "PORTS"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for entry in &list.leases {
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let process = entry.pid.map(|pid| format!("pid {pid}"));
+        let ports: Vec<_> = entry.port_mappings.iter().map(ToString::to_string).collect();
+        rows.push([
+            entry.address.clone(),
+            entry.user.clone(),
+            entry.host_interface.clone(),
+            or_dash(entry.interface.clone()),
+            or_dash(entry.container.clone().or(process)),
+            or_dash(Some(ports.join(" ")).filter(|ports| !ports.is_empty())),
+        ]);
+    }
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    if let Some(Quota { links, used }) = list.quota {
+        text += &format!("{used} of your {links} links used\n");
+    }
+    text
+}
