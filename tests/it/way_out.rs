@@ -25,6 +25,13 @@ fn ip_forward(world: &World) -> String {
     world.sh("cat /proc/sys/net/ipv4/ip_forward").trim_end().to_owned()
 }
 
+/// The firewall, as nft lists it; not the table's own comment, which stays as it is while the table
+/// does.
+fn firewall(world: &World) -> String {
+    let text = world.sh("nft list ruleset");
+    text.lines().filter(|line| !line.starts_with("\tcomment ")).collect::<Vec<_>>().join("\n")
+}
+
 /// What a container gets by TCP of the remote host, which has to serve there.
 fn answer(pod: &Container<'_>) -> String {
     pod.inside().asks("tcp", REMOTE, 7)
@@ -311,4 +318,491 @@ fn a_bridge_that_comes_later_is_routed_as_its_owner_wants_it() {
         world.alice().attached();
     }
     assert_eq!(ip_forward(&world), "2");
+}
+
+#[test]
+fn forwarding_that_cannot_be_switched_on_is_an_error_that_says_how() {
+    let world = World::new();
+    let neighbour = world.alice().attached();
+    let pod = world.alice().container();
+    world.sh("echo 0 >/proc/sys/net/ipv4/ip_forward
+              mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys");
+    let line = world.alice().failed(format!("-pid {pod}"), "/proc/sys/net/ipv4/ip_forward");
+    assert!(line.contains("nat = false"), "{line}");
+    assert_eq!(neighbour.address(), "10.10.10.2/24");
+    world.sh("umount /proc/sys");
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(ip_forward(&world), "2");
+}
+
+#[test]
+fn without_nat_there_is_no_firewall_and_no_forwarding() {
+    let world =
+        World::with_policy(&format!("[network]\nnat = false\n{ALICE}publish = [\"8000-8999\"]\n"));
+    let remote = world.internet();
+    remote.sh(&format!("ip route add 10.10.10.0/24 via {HOST}"));
+    remote.user().serves("remote", "7");
+    let before = world.sh("nft list ruleset");
+    let pod = world.alice().attached();
+    let other = world.alice().attached();
+    assert_eq!(world.sh("nft list ruleset"), before);
+    assert_eq!(ip_forward(&world), "0");
+    assert_eq!(answer(&pod), "nothing");
+    pings(&pod.inside(), "10.10.10.1", true);
+    pings(&world.root(), "10.10.10.2", true);
+    pings(&pod.inside(), "10.10.10.3", true);
+    for user in [world.alice(), world.root()] {
+        user.refused(format!("-pid {other} -publish 8080:80"), "nat = false");
+    }
+    // What the administrator forwards himself is his own business.
+    world.sh("echo 1 >/proc/sys/net/ipv4/ip_forward");
+    world.alice().attached();
+    assert_eq!(answer(&pod), "remote 10.10.10.2");
+}
+
+#[test]
+fn every_rule_and_set_says_what_it_is_for() {
+    let world = World::new();
+    world.alice().attached();
+    let text = world.sh("nft list table inet netsetgo");
+    assert!(text.lines().nth(1).unwrap().starts_with("\tcomment "), "{text}");
+    // Within a chain, all but where it hangs; within a set, one line of it.
+    let mut blocks = 0;
+    for block in text.split("\n\n").chain([text.as_str()]) {
+        let name = block.lines().find(|line| line.ends_with('{')).unwrap().trim();
+        blocks += 1;
+        if name.starts_with("chain") {
+            let rules = block.lines().filter(|line| line.starts_with("\t\t"));
+            for rule in rules.filter(|line| !line.trim().starts_with("type ")) {
+                assert!(rule.contains(" comment \""), "{rule}");
+            }
+        } else {
+            assert!(block.contains("\n\t\tcomment \""), "{block}");
+        }
+    }
+    assert!(blocks > 15, "{text}");
+}
+
+/// What is done to the firewall by those who do not know it, or do not want it.
+const HARM: [&str; 21] = [
+    "nft flush ruleset",
+    "nft flush table inet netsetgo",
+    "nft delete table inet netsetgo",
+    "nft flush set inet netsetgo bridges",
+    "nft flush set inet netsetgo within",
+    "nft flush set inet netsetgo subnets",
+    "nft delete element inet netsetgo subnets '{ 10.10.10.0/24 }'",
+    "nft flush chain inet netsetgo behind_host",
+    "nft flush chain inet netsetgo arriving",
+    // The first of the rules that masquerade; a rule more, at either end; and another in its place.
+    "nft delete rule inet netsetgo behind_host handle $handle",
+    "nft insert rule inet netsetgo forwarded drop",
+    "nft add rule inet netsetgo behind_host accept",
+    "nft replace rule inet netsetgo behind_host handle $handle accept",
+    "nft replace rule inet netsetgo behind_host handle $handle accept comment '\"containers have the \
+     host'\\''s address outside\"'",
+    "nft add table inet netsetgo '{ flags dormant; }'",
+    "nft 'delete table inet netsetgo; add table inet netsetgo'",
+    // The same names, for something else.
+    "nft 'delete table inet netsetgo; add table inet netsetgo
+          add set inet netsetgo bridges { type ipv4_addr; }
+          add set inet netsetgo live { type ifname; }
+          add map inet netsetgo ports { type mark : verdict; }'",
+    "nft 'delete table inet netsetgo; add table inet netsetgo
+          add set inet netsetgo ports { type inet_proto . inet_service; }'",
+    "nft 'delete table inet netsetgo; add table inet netsetgo
+          add chain inet netsetgo forwarded { type filter hook input priority 0; }
+          add chain inet netsetgo published { type filter hook input priority 0; }'",
+    "nft 'delete table inet netsetgo; add table inet netsetgo
+          add chain inet netsetgo arriving
+          add chain inet netsetgo behind_host { type nat hook postrouting priority 7; }'",
+    "echo 0 >/proc/sys/net/ipv4/ip_forward",
+];
+
+#[test]
+fn a_firewall_that_somebody_broke_is_healed_by_the_next_attach() {
+    let world = World::new();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let alice = world.alice();
+    let pod = alice.attached();
+    let good = firewall(&world);
+    for harm in HARM {
+        world.sh(&format!(
+            "handle=$(nft -a list chain inet netsetgo behind_host | sed -n 's/.*handle //p' | sed -n 2p)
+             {harm}"
+        ));
+        let other = alice.attached();
+        assert_eq!(firewall(&world), good, "{harm}");
+        assert_eq!(answer(&pod), "remote 192.0.2.1", "{harm}");
+        assert_eq!(answer(&other), "remote 192.0.2.1", "{harm}");
+        other.kill();
+        world.until_leases_are(&["ns1000-0"]);
+    }
+    // Attaching the same one again is as good.
+    world.sh("nft flush ruleset");
+    alice.netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(firewall(&world), good);
+}
+
+#[test]
+fn what_is_added_to_the_firewall_is_taken_out_by_the_next_attach() {
+    let world = World::new();
+    let pod = world.alice().attached();
+    let mut left = Vec::new();
+    let good = firewall(&world);
+    for harm in [
+        "nft add chain inet netsetgo forwarded '{ policy drop; }'",
+        "nft add element inet netsetgo bridges '{ eth0 }'",
+        "nft add element inet netsetgo within '{ eth0 . eth0 }'",
+        "nft add element inet netsetgo subnets '{ 192.0.2.0/24 }'",
+        "nft add chain inet netsetgo more '{ type filter hook forward priority 0; policy drop; }'",
+    ] {
+        world.sh(harm);
+        world.alice().netsetgo(format!("-pid {pod}")).done();
+        if firewall(&world) != good {
+            left.push(harm);
+        }
+        world.sh("nft delete table inet netsetgo");
+        world.alice().netsetgo(format!("-pid {pod}")).done();
+    }
+    assert!(left.is_empty(), "still there: {left:#?}");
+}
+
+#[test]
+fn bridges_of_the_hosts_are_known_again_when_somebody_forgot_them() {
+    let world = World::new();
+    let (a, _b) = neighbours(&world);
+    bridge(&world, "br-a", "to-a", "172.16.1.1");
+    let pod = world.alice().attached();
+    for harm in
+        ["nft flush set inet netsetgo lan", "nft delete element inet netsetgo lan '{ br-a }'"]
+    {
+        world.sh(harm);
+        world.alice().netsetgo(format!("-pid {pod}")).done();
+        assert_eq!(across(&a), "nothing", "{harm}");
+    }
+}
+
+#[test]
+fn a_bridge_that_came_later_is_still_routed_when_the_firewall_was_healed() {
+    let world = World::new();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let pod = world.alice().attached();
+    let guest = world.neighbour("guest", "172.17.0.1", "172.17.0.2");
+    guest.sh("ip route add default via 172.17.0.1");
+    bridge(&world, "docker0", "guest", "172.17.0.1");
+    let masquerade = "nft 'add table ip nat
+        add chain ip nat POSTROUTING { type nat hook postrouting priority srcnat; }
+        add rule ip nat POSTROUTING ip saddr 172.17.0.0/16 oifname != docker0 masquerade'";
+    world.sh(masquerade);
+    assert_eq!(guest.user().asks("tcp", REMOTE, 7), "remote 192.0.2.1");
+    // As when firewalld is restarted, and Docker puts its rules back.
+    world.sh(&format!("nft flush ruleset; {masquerade}"));
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(guest.user().asks("tcp", REMOTE, 7), "remote 192.0.2.1");
+}
+
+#[test]
+fn a_saved_ruleset_can_be_loaded_again() {
+    let world = World::with_policy(&format!("{ALICE}publish = [\"8000-8999\"]\n"));
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let alice = world.alice();
+    let pod = alice.container();
+    alice
+        .netsetgo(format!(
+            "-pid {pod} -publish 8080-8082:80-82 -publish {HOST}:8090:80 -publish 127.0.0.1:8091:80/udp"
+        ))
+        .done();
+    pod.inside().serves("pod", "80");
+    let saved = world.sh("nft list ruleset | tee /run/saved");
+    world.sh("nft flush ruleset; nft -f /run/saved");
+    assert_eq!(world.sh("nft list ruleset"), saved);
+    let works = || {
+        assert_eq!(answer(&pod), "remote 192.0.2.1");
+        assert_eq!(remote.user().asks("tcp", HOST, 8080), "pod 192.0.2.9");
+        assert_eq!(remote.user().asks("tcp", HOST, 8090), "pod 192.0.2.9");
+        assert!(world.root().asks("udp", "127.0.0.1", 8091).starts_with("pod "));
+    };
+    works();
+    // The next attach finds its own again in what nft wrote.
+    alice.netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(world.sh("nft list ruleset"), saved);
+    works();
+    // And what is there may be loaded once more over it.
+    world.sh("nft -f /run/saved");
+    alice.attached();
+    works();
+}
+
+#[test]
+fn a_ruleset_does_not_grow() {
+    let policy = format!(
+        "[network]\naddress = \"10.10.8.1/22\"\n{ALICE}links = 1023\npublish = [\"8000-8999\"]\n"
+    );
+    let world = World::with_policy(&policy);
+    let alice = world.alice();
+    let pod = alice.attached();
+    let one = world.sh("nft list ruleset");
+    for publish in
+        ["", "-publish $((8000 + number)):80 -publish 127.0.0.1:$((8000 + number)):80/udp"]
+    {
+        let pods = alice.containers(300);
+        let pids: Vec<_> = pods.iter().map(Container::to_string).collect();
+        alice
+            .sh(&format!(
+                "number=0
+                 for pid in {}; do
+                     netsetgo -pid $pid -wait 60 {publish} || exit
+                     number=$((number + 1))
+                 done",
+                pids.join(" ")
+            ))
+            .done();
+        assert_eq!(world.leases().len(), 301);
+        assert_eq!(world.sh("nft list ruleset") == one, publish.is_empty());
+        world.sh(&format!("kill -9 {}", pids.join(" ")));
+        world.until_leases_are(&["ns1000-0"]);
+        alice.netsetgo("-prune").done();
+        assert_eq!(world.sh("nft list ruleset"), one);
+        alice.netsetgo(format!("-pid {pod}")).done();
+    }
+}
+
+#[test]
+fn two_first_attaches_at_once_make_one_firewall() {
+    let world = World::new();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let alice = world.alice();
+    alice.attached().kill();
+    world.until_leases_are(&[]);
+    let good = world.sh("nft list ruleset");
+    for _ in 0..10 {
+        world.sh("ip link del brg0; nft flush ruleset; echo 0 >/proc/sys/net/ipv4/ip_forward");
+        let pods = alice.containers(2);
+        let script = format!(
+            "netsetgo -pid {} & first=$!; netsetgo -pid {} && wait $first",
+            pods[0], pods[1]
+        );
+        alice.sh(&script).done();
+        assert_eq!(world.sh("nft list ruleset"), good);
+        assert_eq!(ip_forward(&world), "2");
+        for pod in &pods {
+            assert_eq!(answer(pod), "remote 192.0.2.1");
+            pod.kill();
+        }
+        world.until_leases_are(&[]);
+    }
+}
+
+/// A forward chain of somebody else's that drops what it does not know, and lets the rest be as
+/// Docker and many a tutorial have it.
+fn forward_chain(world: &World, family: &str, table: &str, chain: &str) {
+    world.sh(&format!(
+        "nft 'add table {family} {table}
+         add chain {family} {table} {chain} {{ type filter hook forward priority 0; policy drop; }}
+         add rule {family} {table} {chain} ct state established,related accept
+         add rule {family} {table} {chain} iifname docker0 accept'"
+    ));
+}
+
+#[test]
+fn another_firewall_in_the_way_is_named_with_the_command_that_mends_it() {
+    for (family, table, chain) in
+        [("ip", "filter", "FORWARD"), ("inet", "filter", "forward"), ("inet", "fw-2", "my.fwd")]
+    {
+        let world = World::new();
+        let remote = world.internet();
+        remote.user().serves("remote", "7");
+        forward_chain(&world, family, table, chain);
+        let list = format!("nft list table {family} {table}");
+        let theirs = world.sh(&list);
+        let pod = world.alice().container();
+        let outcome = world.alice().netsetgo(format!("-pid {pod} -json"));
+        assert_eq!(outcome.status, 0, "{outcome:?}");
+        assert!(outcome.is_one_line(), "{outcome:?}");
+        assert!(outcome.err.starts_with("netsetgo: warning: "), "{outcome:?}");
+        assert_eq!(crate::world::json(&outcome.out)["ips"][0]["address"], "10.10.10.2/24");
+        // It is so, nothing of theirs has been edited, and every attach says it.
+        assert_eq!(answer(&pod), "nothing");
+        assert_eq!(world.sh(&list), theirs);
+        let again = world.alice().netsetgo(format!("-pid {pod}"));
+        assert_eq!((again.status, &again.err), (0, &outcome.err));
+        // The command is taken as it stands.
+        let (_, command) = outcome.err.rsplit_once("let it through: ").unwrap();
+        world.sh(command);
+        assert_eq!(answer(&pod), "remote 192.0.2.1");
+        pings(&pod.inside(), REMOTE, true);
+        world.alice().netsetgo(format!("-pid {pod}")).done();
+    }
+}
+
+#[test]
+fn two_other_firewalls_are_named_one_after_the_other() {
+    let world = World::new();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    forward_chain(&world, "ip", "filter", "FORWARD");
+    forward_chain(&world, "inet", "filter", "forward");
+    let pod = world.alice().container();
+    for _ in 0..2 {
+        let outcome = world.alice().netsetgo(format!("-pid {pod}"));
+        assert!(outcome.status == 0 && outcome.is_one_line(), "{outcome:?}");
+        assert_eq!(answer(&pod), "nothing");
+        let (_, command) = outcome.err.rsplit_once("let it through: ").unwrap();
+        world.sh(command);
+    }
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(answer(&pod), "remote 192.0.2.1");
+}
+
+/// Somebody else's forward chain with the policy drop and these rules, which let containers
+/// through: there is a way out, and no warning.
+#[track_caller]
+fn lets_through(rules: &[&str]) {
+    let mut warned = Vec::new();
+    for rules in rules {
+        let world = World::new();
+        let remote = world.internet();
+        remote.user().serves("remote", "7");
+        // For the bridge to be there: nft looks an index up.
+        let pod = world.alice().attached();
+        let rules: String =
+            rules.split("; ").map(|rule| format!("add rule ip filter FORWARD {rule}\n")).collect();
+        world.sh(&format!(
+            "nft 'add table ip filter
+             add chain ip filter FORWARD {{ type filter hook forward priority 0; policy drop; }}
+             {rules}'"
+        ));
+        assert_eq!(answer(&pod), "remote 192.0.2.1", "{rules}");
+        let outcome = world.alice().netsetgo(format!("-pid {pod}"));
+        assert_eq!(outcome.status, 0, "{outcome:?}");
+        if !outcome.err.is_empty() {
+            warned.push(rules);
+        }
+        world.sh("nft delete chain ip filter FORWARD");
+    }
+    assert!(warned.is_empty(), "a warning for nothing: {warned:#?}");
+}
+
+#[test]
+fn a_firewall_that_names_the_bridge_is_no_matter_for_a_warning() {
+    lets_through(&[
+        "iifname brg0 accept; oifname brg0 accept",
+        "iifname { brg0, eth7 } accept; oifname { brg0, eth7 } accept",
+        "iifname vmap { brg0 : accept }; oifname vmap { brg0 : accept }",
+        "oifname brg0 accept; ip saddr 10.10.10.0/24 accept",
+        "iif brg0 accept; oif brg0 accept",
+        "iifname \"brg*\" accept; oifname \"brg*\" accept",
+    ]);
+}
+
+#[test]
+fn a_firewall_that_lets_the_subnet_through_is_no_matter_for_a_warning() {
+    lets_through(&[
+        "ip saddr 10.10.10.0/24 accept; ip daddr 10.10.10.0/24 accept",
+        "ct state established,related accept; ip saddr 10.0.0.0/8 accept",
+        "accept",
+    ]);
+}
+
+#[test]
+fn chains_that_do_not_drop_what_is_forwarded_are_no_matter_for_a_warning() {
+    let world = World::new();
+    world.sh("nft 'add table ip filter
+        add chain ip filter INPUT { type filter hook input priority 0; policy drop; }
+        add chain ip filter FORWARD { type filter hook forward priority 0; policy accept; }
+        add rule ip filter FORWARD iifname docker0 drop
+        add chain ip filter loose
+        add table ip6 filter
+        add chain ip6 filter FORWARD { type filter hook forward priority 0; policy drop; }
+        add table bridge filter
+        add chain bridge filter FORWARD { type filter hook forward priority 0; policy accept; }
+        add table netdev filter; add table arp filter'");
+    world.alice().attached();
+}
+
+#[test]
+fn without_nat_another_firewall_is_no_matter_for_a_warning() {
+    let world = World::with_policy(&format!("[network]\nnat = false\n{ALICE}"));
+    forward_chain(&world, "ip", "filter", "FORWARD");
+    world.alice().attached();
+}
+
+#[test]
+fn no_wire_reaches_the_hosts_127_0_0_1() {
+    let world = World::with_policy(&format!("{ALICE}publish = [\"8000-8999\"]\n"));
+    let remote = world.internet();
+    world.root().serves("host", "9");
+    world.sh("for each in all eth0; do echo 0 >/proc/sys/net/ipv4/conf/$each/rp_filter; done
+              echo 1 >/proc/sys/net/ipv4/conf/eth0/route_localnet");
+    // For the remote host, 127.0.0.1 is the host's.
+    let astray = |gateway: &str, interface: &str| {
+        format!(
+            "ip address flush dev lo; ip route add 127.0.0.0/8 via {gateway} dev {interface}
+             echo 1 >/proc/sys/net/ipv4/conf/{interface}/route_localnet
+             for each in all {interface}; do echo 0 >/proc/sys/net/ipv4/conf/$each/rp_filter; done"
+        )
+    };
+    remote.sh(&astray(HOST, "eth0"));
+    // So it is, by the kernel alone.
+    assert_eq!(remote.user().asks("tcp", "127.0.0.1", 9), "host 192.0.2.9");
+
+    let pod = world.alice().container();
+    world
+        .alice()
+        .netsetgo(format!("-pid {pod} -publish 127.0.0.1:8080:80 -publish 127.0.0.1:8080:80/udp"))
+        .done();
+    pod.inside().serves("pod", "80");
+    let other = world.alice().attached();
+    world.sh(&format!("nsenter -t {other} -n sh -c '{}'", astray("10.10.10.1", "veth1")));
+    for protocol in ["tcp", "udp"] {
+        assert!(world.root().asks(protocol, "127.0.0.1", 8080).starts_with("pod "));
+        assert!(world.root().asks(protocol, "127.0.0.1", 9).starts_with("host "));
+        for from in [remote.user(), other.inside()] {
+            for port in [8080, 9] {
+                assert_eq!(from.asks(protocol, "127.0.0.1", port), "nothing", "{protocol} {port}");
+            }
+        }
+    }
+    pings(&remote.user(), "127.0.0.1", false);
+    pings(&other.inside(), "127.0.0.1", false);
+    // It was the firewall that stood in the way.
+    world.sh("nft flush ruleset");
+    for from in [remote.user(), other.inside()] {
+        assert!(from.asks("tcp", "127.0.0.1", 9).starts_with("host "));
+    }
+}
+
+#[test]
+fn no_wire_speaks_for_127_0_0_1() {
+    let world = World::with_policy(&format!("{ALICE}publish = [\"8000-8999\"]\n"));
+    let remote = world.internet();
+    let pod = world.alice().container();
+    world.alice().netsetgo(format!("-pid {pod} -publish 127.0.0.1:8080:80")).done();
+    // All that the kernel has against it is switched off.
+    world.sh("for each in all eth0 brg0; do
+                  cd /proc/sys/net/ipv4/conf/$each
+                  echo 0 >rp_filter; echo 1 >route_localnet; echo 1 >accept_local
+              done");
+    std::fs::write(world.path("/run/stray.py"), STRAY).unwrap();
+    // What the host gets, where it would hand it to a program.
+    world.sh("nft 'add table inet seen; add counter inet seen hits
+              add chain inet seen input { type filter hook input priority 0; }
+              add rule inet seen input iifname != lo ip saddr 127.0.0.1 counter name hits'");
+    let send = || {
+        remote.sh(&format!("python3 /run/stray.py 127.0.0.1 {HOST} 2"));
+        pod.sh("python3 /run/stray.py 127.0.0.1 10.10.10.1 2");
+        // Behind which they arrive.
+        pings(&remote.user(), HOST, true);
+        pings(&pod.inside(), "10.10.10.1", true);
+    };
+    send();
+    assert_eq!(counted(&world.root()), 0);
+    world.sh("nft delete table inet netsetgo");
+    send();
+    assert_eq!(counted(&world.root()), 2);
 }
