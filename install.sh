@@ -7,13 +7,14 @@ umask 022
 usage() {
     cat <<'END'
 usage: sudo ./install.sh [--prefix DIR] [--caps]     build and install netsetgo
-       sudo ./install.sh --uninstall [--prefix DIR]  remove it; the policy file stays
+       sudo ./install.sh --uninstall [--prefix DIR]  remove it, with its firewall table;
+                                                     the policy file stays
        sudo ./install.sh --try                       build, and try it in a throwaway host
 
   --prefix DIR  install below DIR instead of /usr/local
   --caps        give the program two file capabilities instead of the setuid bit
   --try         install it in namespaces that vanish afterwards, attach a container there and
-                show its network; this machine is left as it was
+                show its network and its way out; this machine is left as it was
 END
 }
 
@@ -111,15 +112,25 @@ install_manuals() {
 # policy_text UID: allows this user, by name where /etc/passwd has one (netsetgo asks no name
 # service) and by number otherwise; without a uid, nobody yet.
 policy_text() {
-    printf '# Who may attach containers with netsetgo, and to what: see netsetgo.toml(5).\n\n'
-    if [[ ! $1 ]]; then
-        printf '#[[allow]]\n#user  = "alice"\n#links = 16    # containers at once\n'
-        return
+    local who='user = "alice"' off='#'
+    if [[ $1 ]]; then
+        who=$(awk -F: -v uid="$1" '
+            $3 == uid && $1 ~ /^[A-Za-z0-9._-]+$/ { who = "user = \"" $1 "\""; exit }
+            END { print who ? who : "uid = " uid }' /etc/passwd)
+        off=''
     fi
-    awk -F: -v uid="$1" '
-        $3 == uid && $1 ~ /^[A-Za-z0-9._-]+$/ { who = "user  = \"" $1 "\""; exit }
-        END { print "[[allow]]\n" (who ? who : "uid   = " uid) "\nlinks = 16    # containers at once" }
-    ' /etc/passwd
+    cat <<END
+# Who may attach containers with netsetgo, and to what: see netsetgo.toml(5).
+
+[network]
+#nat = true                 # a way out, behind the host's address; false: none
+#dns = ["9.9.9.9"]          # the containers' name servers; left out: the host's
+
+${off}[[allow]]
+${off}$who
+${off}links = 16                 # containers at once
+#publish = ["8000-8999"]    # host ports that may lead to them; left out: none
+END
 }
 
 install_policy() { # install_policy UID, or '' to allow nobody yet
@@ -149,7 +160,31 @@ uninstall() {
         if [[ -e $file ]]; then rm -f "$file" && note "$file"; fi
     done
     if [[ -e $policy ]]; then note "$policy stays; delete it yourself if it is not wanted"; fi
-    note 'containers keep their network; the bridge stays until a reboot, or: ip link del brg0'
+    restore_host
+    note 'containers keep their wires; the bridge stays until a reboot, or: ip link del brg0'
+}
+
+# Takes back what netsetgo changed beside its bridge. The table goes last: as long as route_localnet
+# is on, it is what keeps containers away from the host's loopback.
+restore_host() {
+    local switches=/proc/sys/net/ipv4 bridge
+    if [[ $(<$switches/ip_forward) == 2 ]]; then
+        echo 0 >$switches/ip_forward
+        note "$switches/ip_forward: 0, as before (2 was netsetgo's)"
+    fi
+    if ! command -v nft >/dev/null; then
+        note 'the firewall table stays until a reboot, as nft is missing (on Debian: nftables)'
+        return
+    fi
+    nft list table inet netsetgo &>/dev/null || return 0
+    nft list set inet netsetgo bridges | sed -n '/elements = {/,$p' | grep -o '"[^"]*"' | tr -d '"' |
+        while read -r bridge; do
+            if [[ -e $switches/conf/$bridge ]]; then
+                echo 0 >"$switches/conf/$bridge/route_localnet"
+            fi
+        done
+    nft delete table inet netsetgo
+    note 'nftables: table inet netsetgo'
 }
 
 # --- Trying -------------------------------------------------------------------------------------
@@ -176,7 +211,21 @@ try() {
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
         "$BASH" "$self" --inside-try "$(readlink /proc/self/ns/mnt)" "$uid" \
         "$(grep '/netsetgo$' <<<"$built")" "$(grep '/container$' <<<"$built")"
-    step 'It works: address, route and gateway are there. The throwaway host is gone.'
+    step 'It works: address, route and the way out are there. The throwaway host is gone.'
+}
+
+# internet FILE: a third namespace, kept by FILE, and the way there. It has no way back to the
+# containers' addresses: what it answers went out with the host's.
+internet() {
+    step 'Connecting it to an Internet of one host, 192.0.2.9'
+    touch "$1"
+    unshare --net="$1" ip link set lo up
+    ip link add eth0 type veth peer name eth0 netns "$1"
+    nsenter --net="$1" ip addr add 192.0.2.9/24 dev eth0
+    nsenter --net="$1" ip link set eth0 up
+    ip addr add 192.0.2.1/24 dev eth0
+    ip link set eth0 up
+    ip route add default via 192.0.2.9
 }
 
 inside_try() { # inside_try OUTER-MOUNT-NAMESPACE UID BUILT EXAMPLE
@@ -189,16 +238,17 @@ inside_try() { # inside_try OUTER-MOUNT-NAMESPACE UID BUILT EXAMPLE
     rm -f "$policy"
     install_all "$3" "$2"
     install -m 0755 "$4" /usr/local/bin/container
+    internet /usr/local/share/internet
 
     step "As $(name_of "$2"), running a container: container run, which calls netsetgo -pid"
     local output said=/usr/local/share/said sign
     # shellcheck disable=SC2016 # for the shell in the container
     output=$(cd / && as_user "$2" env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         container run sh -c 'for command; do echo "# $command"; $command; done' sh \
-        'ip -br -4 addr show veth1' 'ip route' 'ping -c 1 -w 3 10.10.10.1' 2>"$said" </dev/null) || true
+        'ip -br -4 addr show veth1' 'ip route' 'ping -c 1 -w 3 192.0.2.9' 2>"$said" </dev/null) || true
     output=$(cat "$said" - <<<"$output")
     note "${output//$'\n'/$'\n'    }"
-    for sign in '10.10.10.2/24' 'default via 10.10.10.1 dev veth1' ', 0% packet loss'; do
+    for sign in '10.10.10.2/24' 'default via 10.10.10.1 dev veth1' '64 bytes from 192.0.2.9'; do
         [[ $output == *"$sign"* ]] || die "it does not work: \"$sign\" is missing above"
     done
 }
