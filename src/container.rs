@@ -348,17 +348,21 @@ fn add_default_route(
     request.header.protocol = RouteProtocol::Boot;
     request.header.scope = RouteScope::Universe;
     request.header.kind = RouteType::Unicast;
-    let (gateway, device) =
-        (RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index));
-    request.attributes = vec![gateway.clone(), device.clone()];
+    request.attributes =
+        vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
     match netlink.change(RTM_NEWROUTE, request, NLM_F_CREATE | NLM_F_EXCL) {
         Err(error) if error.is(Errno::EEXIST) => {
-            let ours = netlink.dump(RTM_GETROUTE, &filter)?.iter().any(|route| {
-                route.header.destination_prefix_length == 0
-                    && route.attributes.contains(&gateway)
-                    && route.attributes.contains(&device)
-            });
-            if ours { Ok(()) } else { Err(error) }
+            // `struct rtmsg` and attributes (`linux/rtnetlink.h`)
+            const RTA_OIF: u16 = 4;
+            const RTA_GATEWAY: u16 = 5;
+            let routes: Vec<netlink::Answer<12>> = netlink.dump(RTM_GETROUTE, &filter)?;
+            let ours = |route: &netlink::Answer<12>| {
+                let [_, prefix, ..] = route.header;
+                prefix == 0
+                    && route.ipv4(RTA_GATEWAY) == Some(gateway)
+                    && route.number(RTA_OIF) == Some(index)
+            };
+            if routes.iter().any(ours) { Ok(()) } else { Err(error) }
         }
         done => done,
     }

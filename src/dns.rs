@@ -1,9 +1,11 @@
 //! Name service: which servers a container is to ask. This program writes no file; it says it.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt;
 
+use nix::libc::O_NONBLOCK;
 use serde::Serialize;
 
 use crate::error::{Failed, Result};
@@ -108,15 +110,23 @@ fn names_loopback(text: &str) -> bool {
     })
 }
 
-/// Reads a file, if there is one.
+/// Reads a file, if there is one: as much of it as a resolver would, and whole lines.
 fn read(path: &'static str) -> Result<String> {
     let failed = |error| Failed::File(path.into(), error);
-    let file = match File::open(path) {
+    // Not blocking, so that a FIFO in its place cannot hold the run up.
+    let file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
         other => other.map_err(failed)?,
     };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("not a regular file")).into());
+    }
     let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes).map_err(failed)?;
+    let length = file.take(LARGEST).read_to_end(&mut bytes).map_err(failed)?;
+    if length as u64 == LARGEST {
+        let last = bytes.iter().rposition(|byte| *byte == b'\n');
+        bytes.truncate(last.unwrap_or_default());
+    }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

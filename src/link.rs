@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::libc::{RTM_DELLINK, RTM_GETLINK, RTM_GETNSID, RTM_NEWLINK, RTM_SETLINK};
 
 use crate::address::{IfName, Mac};
-use crate::netlink::{Error, Netlink};
+use crate::netlink::{self, Error, Netlink, attributes};
 
 /// What this program wants to know of an interface.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Link {
     /// Its name.
     pub name: String,
     /// Its kind, if it is a virtual one.
-    pub kind: Option<InfoKind>,
+    pub kind: Option<Kind>,
     /// Its Ethernet address, if it has one.
     pub mac: Option<Mac>,
     /// Whether it is set up (`IFF_UP`).
@@ -37,29 +37,60 @@ pub struct Link {
     pub alias: Option<String>,
 }
 
-impl From<LinkMessage> for Link {
-    fn from(message: LinkMessage) -> Link {
-        let mut link = Link { index: message.header.index, ..Link::default() };
-        link.up = message.header.flags.contains(LinkFlags::Up);
-        for attribute in message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
-                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                LinkAttribute::Controller(master) => link.master = Some(master),
-                LinkAttribute::Link(peer) => link.peer = Some(peer),
-                LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(id),
-                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-                LinkAttribute::LinkInfo(infos) => {
-                    link.kind = infos.into_iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind),
-                        _ => None,
-                    });
-                }
-                _ => {}
-            }
+/// `linux/if.h`
+const IFF_UP: u32 = 1;
+
+/// An answer about a link: `struct ifinfomsg` (`linux/rtnetlink.h`) and attributes.
+type Answer = netlink::Answer<16>;
+
+impl From<Answer> for Link {
+    fn from(answer: Answer) -> Link {
+        // `linux/if_link.h`
+        const IFLA_ADDRESS: u16 = 1;
+        const IFLA_IFNAME: u16 = 3;
+        const IFLA_MTU: u16 = 4;
+        const IFLA_LINK: u16 = 5;
+        const IFLA_MASTER: u16 = 10;
+        const IFLA_LINKINFO: u16 = 18;
+        const IFLA_IFALIAS: u16 = 20;
+        const IFLA_LINK_NETNSID: u16 = 37;
+        const IFLA_INFO_KIND: u16 = 1;
+        let [_, _, _, _, i, n, d, x, f, l, a, g, ..] = answer.header;
+        let info = answer.get(IFLA_LINKINFO).map(attributes).unwrap_or_default();
+        let kind = info.into_iter().find(|(kind, _)| *kind == IFLA_INFO_KIND);
+        Link {
+            index: u32::from_ne_bytes([i, n, d, x]),
+            up: u32::from_ne_bytes([f, l, a, g]) & IFF_UP != 0,
+            name: answer.text(IFLA_IFNAME).unwrap_or_default(),
+            kind: kind.map(|(_, name)| Kind::from(name.as_slice())),
+            mac: answer.get(IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok()).map(Mac),
+            mtu: answer.number(IFLA_MTU).unwrap_or_default(),
+            master: answer.number(IFLA_MASTER),
+            peer: answer.number(IFLA_LINK),
+            peer_namespace: answer.number(IFLA_LINK_NETNSID).map(u32::cast_signed),
+            alias: answer.text(IFLA_IFALIAS),
         }
-        link
+    }
+}
+
+/// A kind of virtual interface, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A bridge.
+    Bridge,
+    /// One end of a virtual wire.
+    Veth,
+    /// Any other.
+    Other,
+}
+
+impl From<&[u8]> for Kind {
+    fn from(name: &[u8]) -> Kind {
+        match name.strip_suffix(&[0]).unwrap_or(name) {
+            b"bridge" => Kind::Bridge,
+            b"veth" => Kind::Veth,
+            _ => Kind::Other,
+        }
     }
 }
 
@@ -81,7 +112,7 @@ pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
     // Counters are of no interest, and most of the work of answering.
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     match netlink.get(RTM_GETLINK, request) {
-        Ok(message) => Ok(Some(message.into())),
+        Ok(answer) => Ok(Some(Link::from(answer))),
         Err(error) if error.is(Errno::ENODEV) => Ok(None),
         Err(error) => Err(error),
     }
@@ -110,20 +141,22 @@ pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
         LinkAttribute::Other(DefaultNla::new(IFLA_TARGET_NETNSID, namespace)),
         LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
     ];
-    let inside: Link = netlink.get(RTM_GETLINK, request).ok()?.into();
+    let inside = Link::from(netlink.get(RTM_GETLINK, request).ok()?);
     (inside.peer == Some(link.index)).then_some(inside.name)
 }
 
-/// The id by which this network namespace knows that of the process `pid`, if it does
-/// (`RTM_GETNSID`, `rtnetlink(7)`).
-pub fn namespace_of(netlink: &mut Netlink, pid: u32) -> Option<i32> {
+/// The id by which this network namespace knows another one, if it does (`RTM_GETNSID`,
+/// `rtnetlink(7)`).
+///
+/// # Errors
+/// [`Error`].
+pub fn namespace_id(netlink: &mut Netlink, of: NsidAttribute) -> Result<Option<i32>, Error> {
+    const NETNSA_NSID: u16 = 1;
     let mut request = NsidMessage::default();
-    request.attributes.push(NsidAttribute::Pid(pid));
-    let answer = netlink.get(RTM_GETNSID, request).ok()?;
-    answer.attributes.into_iter().find_map(|attribute| match attribute {
-        NsidAttribute::Id(id) if id >= 0 => Some(id),
-        _ => None,
-    })
+    request.attributes.push(of);
+    // `struct rtgenmsg`, which is a byte, and filled up.
+    let answer: netlink::Answer<4> = netlink.get(RTM_GETNSID, request)?;
+    Ok(answer.number(NETNSA_NSID).map(u32::cast_signed).filter(|id| *id >= 0))
 }
 
 /// A message about the interface that is meant.

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use netlink_packet_route::link::InfoKind;
+use netlink_packet_route::nsid::NsidAttribute;
 use serde::Serialize;
 
 use crate::accounts;
@@ -136,7 +137,7 @@ fn processes(netlink: &mut Netlink) -> BTreeMap<i32, u32> {
     pids.sort_unstable();
     let mut first = BTreeMap::new();
     for pid in pids {
-        if let Some(id) = link::namespace_of(netlink, pid) {
+        if let Ok(Some(id)) = link::namespace_id(netlink, NsidAttribute::Pid(pid)) {
             first.entry(id).or_insert(pid);
         }
     }

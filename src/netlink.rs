@@ -6,11 +6,12 @@
 //! its length, its type.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST,
     NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-    Parseable,
+    NlasIterator,
 };
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
@@ -65,29 +66,13 @@ impl Error {
     }
 }
 
-/// What a request or an object consists of, after the header: a link, an address, a route.
-pub trait Body: Emitable + Parseable<[u8]> {}
-
-impl<T: Emitable + Parseable<[u8]>> Body for T {}
-
-/// What is expected where no object is: nothing is read.
-struct Nothing;
-
-impl NetlinkDeserializable for Nothing {
-    type Error = DecodeError;
-
-    fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Nothing)
-    }
-}
-
-/// A message of the routing service: its type (`RTM_*`) and what it consists of.
-struct Message<T> {
+/// A request of the routing service: its type (`RTM_*`) and what it consists of.
+struct Request<B> {
     kind: u16,
-    body: T,
+    body: B,
 }
 
-impl<T: Body> NetlinkSerializable for Message<T> {
+impl<B: Emitable> NetlinkSerializable for Request<B> {
     fn message_type(&self) -> u16 {
         self.kind
     }
@@ -101,11 +86,70 @@ impl<T: Body> NetlinkSerializable for Message<T> {
     }
 }
 
-impl<T: Body> NetlinkDeserializable for Message<T> {
+/// An answer: the structure that it begins with, of so many bytes, and attributes. Most of what the
+/// kernel tells of an object is none of this program's business, so it is not taken apart any further
+/// than it has to be.
+#[derive(Debug)]
+pub struct Answer<const HEADER: usize> {
+    /// What it begins with.
+    pub header: [u8; HEADER],
+    attributes: Vec<(u16, Vec<u8>)>,
+}
+
+impl<const HEADER: usize> NetlinkDeserializable for Answer<HEADER> {
     type Error = DecodeError;
 
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Message { kind: header.message_type, body: T::parse(payload)? })
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        match payload.split_first_chunk() {
+            Some((header, rest)) => Ok(Answer { header: *header, attributes: attributes(rest) }),
+            None => Err(DecodeError::from("too short")),
+        }
+    }
+}
+
+impl<const HEADER: usize> Answer<HEADER> {
+    /// The value of the attribute of this kind, if there is one.
+    pub fn get(&self, kind: u16) -> Option<&[u8]> {
+        let found = self.attributes.iter().find(|(own, _)| *own == kind);
+        found.map(|(_, value)| value.as_slice())
+    }
+
+    /// The number in the attribute of this kind, as the machine writes it.
+    pub fn number(&self, kind: u16) -> Option<u32> {
+        self.get(kind).and_then(number)
+    }
+
+    /// The address in the attribute of this kind.
+    pub fn ipv4(&self, kind: u16) -> Option<Ipv4Addr> {
+        self.get(kind)?.first_chunk().copied().map(Ipv4Addr::from)
+    }
+
+    /// The text in the attribute of this kind, without the zero at its end.
+    pub fn text(&self, kind: u16) -> Option<String> {
+        let bytes = self.get(kind)?;
+        Some(String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned())
+    }
+}
+
+/// The attributes that these bytes consist of, up to the first that is none: kind and value.
+pub fn attributes(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    let attributes = NlasIterator::new(bytes).map_while(Result::ok);
+    attributes.map(|attribute| (attribute.kind(), attribute.value().to_vec())).collect()
+}
+
+/// A number, as the machine writes it.
+pub fn number(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+/// What is expected where no object is: nothing is read.
+struct Nothing;
+
+impl NetlinkDeserializable for Nothing {
+    type Error = DecodeError;
+
+    fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Nothing)
     }
 }
 
@@ -174,27 +218,32 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::Kernel`] with ENODEV, ENOENT and the like when there is none.
-    pub fn get<T: Body>(&mut self, kind: u16, body: T) -> Result<T, Error> {
-        let answer: Message<T> = self.ask(Message { kind, body }, answer_to(kind))?;
-        Ok(answer.body)
+    pub fn get<const HEADER: usize>(
+        &mut self,
+        kind: u16,
+        body: impl Emitable,
+    ) -> Result<Answer<HEADER>, Error> {
+        self.ask(Request { kind, body }, answer_to(kind))
     }
 
     /// Asks for all objects that the request's filter lets through, with an `RTM_GET*`.
     ///
     /// # Errors
     /// [`Error::Kernel`] with EINTR when what is asked for changed during each of several tries.
-    pub fn dump<T: Body + Clone>(&mut self, kind: u16, body: &T) -> Result<Vec<T>, Error> {
-        let question = || Message { kind, body: body.clone() };
-        let answers: Vec<Message<T>> = self.ask_all(question, answer_to(kind))?;
-        Ok(answers.into_iter().map(|answer| answer.body).collect())
+    pub fn dump<const HEADER: usize>(
+        &mut self,
+        kind: u16,
+        body: &(impl Emitable + Clone),
+    ) -> Result<Vec<Answer<HEADER>>, Error> {
+        self.ask_all(|| Request { kind, body: body.clone() }, answer_to(kind))
     }
 
     /// Has something changed, and waits for the kernel's acknowledgement.
     ///
     /// # Errors
     /// [`Error::Kernel`] with the reason why it was not.
-    pub fn change<T: Body>(&mut self, kind: u16, body: T, flags: u16) -> Result<(), Error> {
-        self.tell(vec![(Message { kind, body }, NLM_F_ACK | flags)])
+    pub fn change(&mut self, kind: u16, body: impl Emitable, flags: u16) -> Result<(), Error> {
+        self.tell(vec![(Request { kind, body }, NLM_F_ACK | flags)])
     }
 
     /// Asks for one object, which comes as a message of the type `answer`.
@@ -320,4 +369,32 @@ fn answer_to(kind: u16) -> u16 {
 /// The kernel's error numbers come negated.
 fn kernel(code: i32) -> Error {
     Error::Kernel(Errno::from_raw(code.wrapping_neg()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_its_header_and_its_attributes() {
+        let header = NetlinkHeader::default();
+        let parse = |bytes: &[u8]| Answer::<4>::deserialize(&header, bytes);
+        let nla = |length: u16, kind: u16| [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        let attributes =
+            [nla(8, 1), vec![127, 0, 0, 1], nla(7, 2), b"ab\0".to_vec(), vec![0], nla(4, 3)]
+                .concat();
+        let answer = parse(&[&[9, 8, 7, 6][..], &attributes].concat()).unwrap();
+        assert_eq!(answer.header, [9, 8, 7, 6]);
+        assert_eq!(answer.ipv4(1), Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(answer.number(1), Some(u32::from_ne_bytes([127, 0, 0, 1])));
+        assert_eq!(answer.text(2).as_deref(), Some("ab"));
+        assert_eq!((answer.get(3), answer.get(4)), (Some(&[][..]), None));
+        assert!(parse(&[1, 2, 3]).is_err());
+        // What is cut short or makes no sense ends the list.
+        for end in 4..attributes.len() {
+            assert!(super::attributes(attributes.get(..end).unwrap()).len() < 3);
+        }
+        assert_eq!(super::attributes(&nla(3, 1)), []);
+        assert_eq!(super::attributes(&nla(u16::MAX, 1)), []);
+    }
 }

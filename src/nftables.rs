@@ -16,9 +16,9 @@ use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use nix::errno::Errno;
 
-use self::answer::{Answer, elements, number, parts};
+use self::answer::{Answer, elements, number};
 pub use self::batch::Batch;
-use crate::netlink::{Error, Netlink};
+use crate::netlink::{Error, Netlink, attributes};
 
 /// The subsystem of a message's type (`NFNL_SUBSYS_NFTABLES`, `linux/netfilter/nfnetlink.h`).
 const SUBSYSTEM: u16 = 10;
@@ -112,14 +112,14 @@ pub struct Rule {
 
 /// What there is to tell one rule from another: its chain and its user data. That has the comment,
 /// and the version of the ruleset that it is of, so a rule need not be understood to be recognised.
-pub type RuleMark = (Vec<u8>, Vec<u8>);
+pub type RuleMark = (String, Vec<u8>);
 
 impl Rule {
     /// What tells this rule, of this version of the ruleset, from others.
     pub fn mark(&self, version: u8) -> RuleMark {
         let mut data = text_data(COMMENT, self.comment);
         data.extend(user_data(VERSION, &[version]));
-        (text(self.chain), data)
+        (self.chain.to_owned(), data)
     }
 }
 
@@ -205,7 +205,7 @@ impl Ruleset {
     /// # Errors
     /// [`Error`].
     pub fn rules(&mut self) -> Result<Vec<RuleMark>, Error> {
-        let rules = self.rules_of(NFPROTO_INET, &text(self.table))?;
+        let rules = self.rules_of(NFPROTO_INET, self.table)?;
         Ok(rules.into_iter().map(|rule| (rule.chain, rule.user_data)).collect())
     }
 
@@ -213,20 +213,20 @@ impl Ruleset {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn rules_of(&mut self, family: u8, table: &[u8]) -> Result<Vec<SeenRule>, Error> {
+    pub fn rules_of(&mut self, family: u8, table: &str) -> Result<Vec<SeenRule>, Error> {
         const CHAIN: u16 = 2;
         const EXPRESSIONS: u16 = 4;
         const USER_DATA: u16 = 7;
-        let table = String::from_utf8_lossy(table.strip_suffix(&[0]).unwrap_or(table));
         let question = || {
-            let attributes = vec![RuleAttribute::Table(table.to_string())];
+            let attributes = vec![RuleAttribute::Table(table.to_owned())];
             message(family, NfTablesMessage::GetRule(RuleMessage { attributes }))
         };
         let answers: Vec<Answer> = self.netlink.ask_all(question, NEW_RULE)?;
-        let read = |mut answer: Answer| SeenRule {
-            chain: answer.take(CHAIN),
-            expressions: answer.take(EXPRESSIONS),
-            user_data: answer.take(USER_DATA),
+        let bytes = |answer: &Answer, kind| answer.get(kind).unwrap_or_default().to_vec();
+        let read = |answer: Answer| SeenRule {
+            chain: answer.text(CHAIN).unwrap_or_default(),
+            expressions: bytes(&answer, EXPRESSIONS),
+            user_data: bytes(&answer, USER_DATA),
         };
         Ok(answers.into_iter().map(read).collect())
     }
@@ -246,15 +246,15 @@ impl Ruleset {
             message(NFPROTO_UNSPEC, everything)
         };
         let answers: Vec<Answer> = self.netlink.ask_all(question, NEW_CHAIN)?;
-        let read = |mut answer: Answer| {
-            let hook = parts(answer.get(HOOK)?);
+        let read = |answer: Answer| {
+            let hook = attributes(answer.get(HOOK)?);
             let hook = hook.iter().find(|(kind, _)| *kind == HOOK_NUMBER)?;
             Some(SeenChain {
-                family: answer.family,
+                family: *answer.header.first()?,
                 hook: number(&hook.1)?,
                 policy: answer.get(POLICY).and_then(number)?,
-                table: answer.take(TABLE),
-                name: answer.take(NAME),
+                table: answer.text(TABLE)?,
+                name: answer.text(NAME)?,
             })
         };
         Ok(answers.into_iter().filter_map(read).collect())
@@ -331,16 +331,16 @@ fn found<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
-/// A rule, as far as it is looked at. Names end with a zero.
+/// A rule, as far as it is looked at.
 #[derive(Debug)]
 pub struct SeenRule {
-    chain: Vec<u8>,
+    chain: String,
     /// The list of expressions, as it came.
     pub expressions: Vec<u8>,
     user_data: Vec<u8>,
 }
 
-/// A base chain. Names end with a zero.
+/// A base chain.
 #[derive(Debug)]
 pub struct SeenChain {
     /// The family of its table.
@@ -350,14 +350,9 @@ pub struct SeenChain {
     /// What becomes of a packet that no rule decides on.
     pub policy: u32,
     /// Its table's name.
-    pub table: Vec<u8>,
+    pub table: String,
     /// Its name.
-    pub name: Vec<u8>,
-}
-
-/// A name as it comes in answers, with the zero at its end.
-fn text(name: &str) -> Vec<u8> {
-    [name.as_bytes(), &[0]].concat()
+    pub name: String,
 }
 
 /// A piece of user data: type, length and value, a byte each of the first two.
@@ -369,5 +364,5 @@ fn user_data(kind: u8, value: &[u8]) -> Vec<u8> {
 
 /// A piece of user data that is a text.
 fn text_data(kind: u8, words: &str) -> Vec<u8> {
-    user_data(kind, &text(words))
+    user_data(kind, &[words.as_bytes(), &[0]].concat())
 }

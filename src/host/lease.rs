@@ -12,16 +12,15 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_packet_route::nsid::NsidAttribute;
 use nix::errno::Errno;
-use nix::libc::RTM_GETNSID;
 
 use super::Host;
 use super::pool::{Pool, lowest_free};
 use crate::address::{Cidr, IfName, Mac};
 use crate::container::{End, Inside};
 use crate::error::{Error, Failed, Refused, Result};
-use crate::link::{self, By, Link};
+use crate::link::{self, By, Kind, Link};
 use crate::policy::Grant;
 use crate::target::Target;
 
@@ -127,7 +126,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
         && link.peer_namespace == namespace_id(host, wanted.target)?;
     if !of_the_caller
         || !to_the_target
-        || link.kind != Some(InfoKind::Veth)
+        || link.kind != Some(Kind::Veth)
         || link.master != Some(bridge.index)
     {
         return Err(foreign());
@@ -151,18 +150,11 @@ pub fn is_held(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> 
         && link.peer_namespace == namespace_id(host, target)?)
 }
 
-/// The id by which this network namespace knows the target (`RTM_GETNSID`, `rtnetlink(7)`).
+/// The id by which this network namespace knows the target.
 fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
-    let mut request = NsidMessage::default();
-    request.attributes.push(NsidAttribute::Fd(target.net.as_raw_fd().cast_unsigned()));
-    let answer = host
-        .netlink
-        .get(RTM_GETNSID, request)
-        .map_err(Failed::netlink("reading the id of the container's namespace"))?;
-    Ok(answer.attributes.into_iter().find_map(|attribute| match attribute {
-        NsidAttribute::Id(id) if id >= 0 => Some(id),
-        _ => None,
-    }))
+    let target = NsidAttribute::Fd(target.net.as_raw_fd().cast_unsigned());
+    link::namespace_id(&mut host.netlink, target)
+        .map_err(Failed::netlink("reading the id of the container's namespace"))
 }
 
 /// What stands in the way of a lease at the moment.

@@ -1,14 +1,23 @@
 //! Whether a subnet would take addresses away that are reached otherwise now.
 
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::route::RouteMessage;
 use nix::libc::RTM_GETROUTE;
 
 use super::Host;
 use crate::address::Cidr;
 use crate::error::{Failed, Result};
 use crate::link::By;
+use crate::netlink::Answer;
 use crate::policy::Grant;
+
+/// A route: `struct rtmsg` and attributes (`linux/rtnetlink.h`).
+type Route = Answer<12>;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_NH_ID: u16 = 30;
 
 /// Refuses the subnet of `grant` if a route of another interface than its bridge overlaps it: the
 /// bridge's own, more specific one would shadow that.
@@ -18,7 +27,7 @@ use crate::policy::Grant;
 pub(super) fn refuse(host: &mut Host, grant: &Grant) -> Result<()> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
-    let routes =
+    let routes: Vec<Route> =
         host.netlink.dump(RTM_GETROUTE, &request).map_err(Failed::netlink("reading the routes"))?;
     let overlapping: Vec<_> = routes
         .iter()
@@ -40,16 +49,11 @@ pub(super) fn refuse(host: &mut Host, grant: &Grant) -> Result<()> {
 ///
 /// A default route overlaps everything and means nothing by it, nor do the two halves that VPNs put
 /// in its place; a route without an interface (blackhole, unreachable) reaches nobody.
-fn destination(route: &RouteMessage) -> Option<(Cidr, Option<u32>)> {
-    let prefix = route.header.destination_prefix_length;
-    let ip = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
-        _ => None,
-    })?;
-    let interface = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(Some(*index)),
-        RouteAttribute::MultiPath(_) | RouteAttribute::NhId(_) => Some(None),
-        _ => None,
-    })?;
-    (prefix > 1).then_some((Cidr { ip, prefix }, interface))
+fn destination(route: &Route) -> Option<(Cidr, Option<u32>)> {
+    let [_, prefix, ..] = route.header;
+    let ip = route.ipv4(RTA_DST)?;
+    let several = || [RTA_MULTIPATH, RTA_NH_ID].iter().any(|kind| route.get(*kind).is_some());
+    let interface = route.number(RTA_OIF);
+    let leads = interface.is_some() || several();
+    (prefix > 1 && leads).then_some((Cidr { ip, prefix }, interface))
 }

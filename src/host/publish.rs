@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use nix::errno::Errno;
 use nix::libc::{RTM_DELNEIGH, RTM_GETROUTE};
 
@@ -34,6 +34,7 @@ use super::lease::{self, Lease, NAP, TRIES, Wanted, index_of};
 use super::{Host, forwarding};
 use crate::error::{Error, Failed, Refused, Result, Usage};
 use crate::link::Link;
+use crate::netlink::Answer;
 use crate::nftables::{Batch, Element, Ruleset, Set};
 use crate::policy::Grant;
 use crate::ports::Mapping;
@@ -96,8 +97,10 @@ fn is_local(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
     request.header.address_family = AddressFamily::Inet;
     request.header.destination_prefix_length = 32;
     request.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(ip))];
+    // In `struct rtmsg` (`linux/rtnetlink.h`).
+    const RTN_LOCAL: u8 = 2;
     match host.netlink.get(RTM_GETROUTE, request) {
-        Ok(route) => Ok(route.header.kind == RouteType::Local),
+        Ok(Answer::<12> { header: [_, _, _, _, _, _, _, kind, ..], .. }) => Ok(kind == RTN_LOCAL),
         Err(crate::netlink::Error::Kernel(_)) => Ok(false),
         Err(error) => Err(Failed::Netlink("looking a route up", error).into()),
     }

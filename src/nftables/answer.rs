@@ -1,47 +1,13 @@
 //! Answers, read as far as they are looked at.
 
-use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NlasIterator};
 use netlink_packet_netfilter::nftables::SetElementFlags;
 
 use super::{COMMENT, Element};
+use crate::netlink::{self, attributes};
 
-/// An answer of nf_tables: its family and its attributes. Most of what a ruleset consists of is
-/// none of this program's business, so it is not taken apart any further than it has to be.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) family: u8,
-    attributes: Vec<(u16, Vec<u8>)>,
-}
-
-impl NetlinkDeserializable for Answer {
-    type Error = DecodeError;
-
-    /// Reads `struct nfgenmsg` (`linux/netfilter/nfnetlink.h`) and what follows it.
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        match payload {
-            [family, _, _, _, rest @ ..] => Ok(Answer { family: *family, attributes: parts(rest) }),
-            _ => Err(DecodeError::from("an answer of netfilter's without its header")),
-        }
-    }
-}
-
-impl Answer {
-    pub(super) fn get(&self, kind: u16) -> Option<&[u8]> {
-        let found = self.attributes.iter().find(|(own, _)| *own == kind);
-        found.map(|(_, value)| value.as_slice())
-    }
-
-    pub(super) fn take(&mut self, kind: u16) -> Vec<u8> {
-        let found = self.attributes.iter_mut().find(|(own, _)| *own == kind);
-        found.map(|(_, value)| std::mem::take(value)).unwrap_or_default()
-    }
-}
-
-/// The attributes that these bytes consist of, up to the first that is none.
-pub(super) fn parts(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
-    let attributes = NlasIterator::new(bytes).map_while(Result::ok);
-    attributes.map(|attribute| (attribute.kind(), attribute.value().to_vec())).collect()
-}
+/// An answer of nf_tables: `struct nfgenmsg` (`linux/netfilter/nfnetlink.h`), which begins with the
+/// family, and attributes.
+pub(super) type Answer = netlink::Answer<4>;
 
 /// A number as netfilter sends it.
 pub(super) fn number(bytes: &[u8]) -> Option<u32> {
@@ -58,14 +24,14 @@ const ELEMENT_USER_DATA: u16 = 6;
 pub(super) fn elements(answer: Answer) -> Vec<Element> {
     const LIST: u16 = 3;
     let list = answer.get(LIST).unwrap_or_default();
-    parts(list).into_iter().map(|(_, element)| read_element(&element)).collect()
+    attributes(list).into_iter().map(|(_, element)| read_element(&element)).collect()
 }
 
-fn read_element(attributes: &[u8]) -> Element {
+fn read_element(bytes: &[u8]) -> Element {
     // Keys and values are wrapped once more (NFTA_DATA_VALUE).
-    let value = |data: &[u8]| parts(data).pop().map(|(_, value)| value).unwrap_or_default();
+    let value = |data: &[u8]| attributes(data).pop().map(|(_, value)| value).unwrap_or_default();
     let mut element = Element::default();
-    for (kind, data) in parts(attributes) {
+    for (kind, data) in attributes(bytes) {
         match kind {
             ELEMENT_KEY => element.key = value(&data),
             ELEMENT_VALUE => element.value = value(&data),

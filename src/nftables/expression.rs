@@ -35,8 +35,11 @@ const REPLY: u8 = 1;
 
 /// `IPS_DST_NAT` (`linux/netfilter/nf_conntrack_common.h`).
 const STATUS_DNAT: u32 = 0x20;
-/// `NF_CT_STATE_BIT(IP_CT_RELATED)` (`net/netfilter/nf_tables.h`).
+/// `NF_CT_STATE_BIT(IP_CT_RELATED)`, `NF_CT_STATE_INVALID_BIT` and `NF_CT_STATE_UNTRACKED_BIT`
+/// (`linux/netfilter/nf_conntrack_common.h`).
 const STATE_RELATED: u32 = 0x4;
+const STATE_INVALID: u32 = 0x1;
+const STATE_UNTRACKED: u32 = 0x40;
 
 /// `nft_payload_bases`.
 const NETWORK_HEADER: u32 = 1;
@@ -104,8 +107,8 @@ fn ct(key: u32, direction: Option<u8>, to: u32) -> Expressions {
     expression
 }
 
-/// A bit of something of the connection.
-fn ct_bit(key: u32, bit: u32) -> Phrase {
+/// Any of these bits of something of the connection.
+fn ct_bit(key: u32, bits: u32) -> Phrase {
     let value = |number: u32| DataAttribute::Value(number.to_ne_bytes().to_vec());
     vec![
         ct(key, None, 0),
@@ -113,7 +116,7 @@ fn ct_bit(key: u32, bit: u32) -> Phrase {
             Bitwise::SourceRegister(register(0)),
             Bitwise::DestinationRegister(register(0)),
             Bitwise::Length(4),
-            Bitwise::Mask(value(bit)),
+            Bitwise::Mask(value(bits)),
             Bitwise::Xor(value(0)),
         ]),
         cmp(Operator::NotEqual, &[0; 4]),
@@ -267,6 +270,11 @@ pub fn ct_direction_reply() -> Phrase {
 /// `ct status dnat`
 pub fn ct_status_dnat() -> Phrase {
     ct_bit(CT_STATUS, STATUS_DNAT)
+}
+
+/// `ct state invalid,untracked`
+pub fn ct_state_none() -> Phrase {
+    ct_bit(CT_STATE, STATE_INVALID | STATE_UNTRACKED)
 }
 
 /// `ct state related`
