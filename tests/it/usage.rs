@@ -1,6 +1,6 @@
 //! Command lines that say nothing, or nonsense: exit status 2, and nothing was touched.
 
-use crate::world::World;
+use crate::world::{ALICE, World};
 
 #[test]
 fn a_process_id_is_a_number_that_a_process_can_have() {
@@ -100,6 +100,50 @@ fn a_number_out_of_range_is_wrong_usage() {
     for wait in ["''", "x", "-1", "nan", "inf", "1e99", "1,5"] {
         alice.usage(format!("-pid 7 -wait {wait}"), "wait");
     }
+}
+
+#[test]
+fn pruning_is_asked_for_by_itself() {
+    let world = World::new();
+    let alice = world.alice();
+    for other in ["pid 7", "netns /proc/7/ns/net", "publish 80:80", "json", "resolvconf", "wait 0"]
+    {
+        let name = other.split(' ').next().unwrap();
+        alice.usage(format!("-prune -{other}"), &format!("-{name}"));
+        alice.usage(format!("-{other} -prune"), "-prune");
+    }
+    alice.usage("-prune 7", "7");
+    alice.usage("-prune -prune", "prune");
+    alice.usage("-prune=7", "prune");
+}
+
+#[test]
+fn a_port_that_does_not_parse_is_wrong_usage_and_its_part_is_named() {
+    let world = World::with_policy(&format!("{ALICE}publish = [\"8000-8999\"]\n"));
+    let alice = world.alice();
+    let pod = alice.container();
+    for (publish, part) in [
+        ("''", "no :"),
+        ("8080", "no :"),
+        ("8080:0", "container port"),
+        ("8080:65536", "container port"),
+        (":80", "host port"),
+        ("8001-8000:80-81", "host port"),
+        ("8000-8001:80", "equally long"),
+        ("8080:80/sctp", "protocol"),
+        ("::1:8080:80", "IPv4 address"),
+    ] {
+        alice.usage(format!("-pid {pod} -publish {publish}"), part);
+        // Beside one that is right.
+        alice.usage(format!("-pid {pod} -publish 8100:80 -publish {publish}"), part);
+    }
+    for twice in ["8080:80 -publish 8080:81", "8080:80 -publish 8079-8081:1-3"] {
+        alice.usage(format!("-pid {pod} -publish {twice}"), "8080");
+    }
+    alice.usage(format!("-pid {pod} -publish 192.0.2.77:8080:80"), "192.0.2.77");
+    alice.usage(format!("-pid {pod} -publish 1-1025:1-1025"), "1024");
+    alice.usage(format!(r#"-pid {pod} -publish "$(printf '8080:80/\033[2J\n')""#), "protocol");
+    assert_eq!(pod.links(), ["lo"]);
 }
 
 #[test]
