@@ -806,3 +806,156 @@ fn no_wire_speaks_for_127_0_0_1() {
     send();
     assert_eq!(counted(&world.root()), 2);
 }
+
+#[test]
+fn errors_about_what_a_container_sent_come_in() {
+    let world = World::new();
+    let remote = world.internet();
+    let pod = world.alice().attached();
+    count(&pod.inside(), &format!("ip saddr {REMOTE} icmp type destination-unreachable"));
+    // Nobody is at that port.
+    assert_eq!(pod.inside().asks("udp", REMOTE, 77), "nothing");
+    assert_eq!(counted(&pod.inside()), 1);
+    // Nor can the remote host send such errors by itself.
+    remote.sh(&format!("ip route add 10.10.10.0/24 via {HOST}"));
+    pings(&remote.user(), "10.10.10.2", false);
+    assert_eq!(counted(&pod.inside()), 1);
+}
+
+#[test]
+fn a_subnet_that_is_changed_in_the_policy_gets_out_as_a_whole() {
+    let mut cut_off = Vec::new();
+    for (before, after, asked) in [
+        ("10.10.8.1/24", "10.10.8.1/22", "10.10.9.5/22"),
+        ("10.10.9.1/24", "10.10.8.1/22", "10.10.11.5/22"),
+        ("10.10.8.1/22", "10.10.9.1/24", "10.10.9.5/24"),
+        ("10.10.8.1/24", "10.10.8.1/25", "10.10.8.5/25"),
+        ("10.10.8.1/24", "10.10.9.1/24", "10.10.9.5/24"),
+        ("10.10.9.1/24", "10.10.8.1/24", "10.10.8.5/24"),
+        ("10.10.8.1/24", "192.168.255.1/24", "192.168.255.5/24"),
+    ] {
+        let policy = |address| format!("[network]\naddress = \"{address}\"\n{ALICE}");
+        let world = World::with_policy(&policy(before));
+        let remote = world.internet();
+        remote.user().serves("remote", "7");
+        let pod = world.alice().attached();
+        assert_eq!(answer(&pod), "remote 192.0.2.1");
+        pod.kill();
+        world.until_leases_are(&[]);
+        world.sh("ip link del brg0");
+        world.policy(&policy(after));
+        let pod = world.alice().container();
+        world.alice().netsetgo(format!("-pid {pod} -containerAddress {asked}")).done();
+        if answer(&pod) != "remote 192.0.2.1" {
+            cut_off.push((before, after));
+        }
+    }
+    assert!(cut_off.is_empty(), "no way out: {cut_off:?}");
+}
+
+#[test]
+fn a_subnet_that_is_changed_takes_nothing_from_other_bridges() {
+    let policy = |address| format!("[network]\naddress = \"{address}\"\n{ALICE}");
+    let world = World::with_policy(&policy("10.10.9.1/24"));
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    world.alice().attached().kill();
+    let pod = world.alice().container();
+    let tower = "-bridgeName tower -bridgeAddress 10.10.20.1/24 -publish 8080:80";
+    world.root().netsetgo(format!("-pid {pod} {tower}")).done();
+    pod.inside().serves("pod", "80");
+    assert_eq!(answer(&pod), "remote 192.0.2.1");
+    world.until_leases_are(&["ns0-0"]);
+    world.sh("ip link del brg0");
+    world.policy(&policy("10.10.8.1/22"));
+    let other = world.alice().attached();
+    assert_eq!(answer(&other), "remote 192.0.2.1");
+    assert_eq!(answer(&pod), "remote 192.0.2.1");
+    assert_eq!(remote.user().asks("tcp", HOST, 8080), "pod 192.0.2.9");
+}
+
+#[test]
+fn every_bridge_of_containers_has_its_way_out() {
+    let world = World::new();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let first = world.alice().attached();
+    let mut pods = vec![first];
+    // Some are neighbours in number, which makes them one range.
+    for (bridge, address) in
+        [("tower", "10.10.11.1/24"), ("annex", "10.10.9.1/24"), ("shed", "192.168.0.1/22")]
+    {
+        let pod = world.alice().container();
+        let network = format!("-bridgeName {bridge} -bridgeAddress {address}");
+        world.root().netsetgo(format!("-pid {pod} {network}")).done();
+        pods.push(pod);
+        world.sh("nft list ruleset >/run/before");
+        world.root().netsetgo(format!("-pid {} {network}", pods.last().unwrap())).done();
+        world.alice().netsetgo(format!("-pid {}", pods[0])).done();
+        world.sh("nft list ruleset | diff /run/before -");
+    }
+    for pod in &pods {
+        assert_eq!(answer(pod), "remote 192.0.2.1");
+    }
+    world.sh("nft flush ruleset");
+    world.alice().netsetgo(format!("-pid {}", pods[0])).done();
+    assert_eq!(answer(&pods[0]), "remote 192.0.2.1");
+}
+
+#[test]
+fn a_large_ruleset_of_somebody_elses_is_read_to_its_end() {
+    let world = World::new();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let chains: String = (0..2000)
+        .map(|n| format!("add chain inet big c{n}\nadd rule inet big c{n} tcp dport {n} accept comment \"number {n}\"\n"))
+        .collect();
+    let script = format!(
+        "add table inet big\n{chains}\
+         add chain inet big forward {{ type filter hook forward priority 0; policy drop; }}\n\
+         add rule inet big forward iifname brg0 accept\nadd rule inet big forward oifname brg0 accept\n"
+    );
+    std::fs::write(world.path("/run/big"), script).unwrap();
+    world.sh("nft -f /run/big");
+    let pod = world.alice().attached();
+    assert_eq!(answer(&pod), "remote 192.0.2.1");
+    world.sh("nft flush chain inet big forward");
+    let outcome = world.alice().netsetgo(format!("-pid {pod}"));
+    assert!(outcome.status == 0 && outcome.is_one_line(), "{outcome:?}");
+    assert!(outcome.err.contains("table inet big, chain forward"), "{outcome:?}");
+}
+
+#[test]
+fn somebody_who_keeps_changing_the_ruleset_keeps_nobody_from_attaching() {
+    let world = World::with_policy(&format!("{ALICE}links = 60\npublish = [\"8000-8999\"]\n"));
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let alice = world.alice();
+    // About as fast as nf_tables can be changed, over one connection.
+    let _busy = world.root().start(
+        "nft add table inet busy; nft 'add set inet busy s { type ipv4_addr; }'
+         busybox yes 'add element inet busy s { 10.0.0.1 }; delete element inet busy s { 10.0.0.1 }' |
+             nft -i >/dev/null 2>&1",
+    );
+    world.until("the changes to begin", || world.sh("nft list tables").contains("busy"));
+    for publish in ["", "-publish 0:80 -publish 127.0.0.1:0:80/udp"] {
+        for pod in alice.containers(30) {
+            alice.netsetgo(format!("-pid {pod} {publish}")).done();
+        }
+    }
+    assert_eq!(world.leases().len(), 60);
+    world.sh("pkill -9 busybox; pkill -9 nft || true");
+}
+
+#[test]
+fn a_table_of_the_same_name_in_another_family_is_not_touched() {
+    let world = World::new();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    world.sh("nft 'add table ip netsetgo; add chain ip netsetgo forwarded
+              add rule ip netsetgo forwarded drop; add set ip netsetgo bridges { type mark; }'");
+    let theirs = world.sh("nft list table ip netsetgo");
+    let pod = world.alice().attached();
+    assert_eq!(world.sh("nft list table ip netsetgo"), theirs);
+    assert_eq!(answer(&pod), "remote 192.0.2.1");
+}
