@@ -14,6 +14,7 @@ mod caller;
 mod dns;
 mod failed;
 mod install;
+mod leftover;
 mod midway;
 mod policy;
 mod publish;

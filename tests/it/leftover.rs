@@ -1,0 +1,430 @@
+//! What is left of published ports when their container is gone: it must lead nobody to the
+//! container that gets its address next.
+
+use std::collections::BTreeSet;
+
+use nix::libc;
+
+use crate::publish::{published, three_users};
+use crate::world::{Container, Frozen, HOST, Outcome, Part, Trace, User, World};
+
+/// What every container of these tests has that comes first.
+const ADDRESS: &str = "10.10.10.2";
+
+/// The elements of the firewall's maps and sets that have to do with published ports, as nft lists
+/// them, each after the name of what it is in.
+fn elements(world: &World) -> BTreeSet<String> {
+    let table = world.sh("nft list table inet netsetgo 2>/dev/null || true");
+    let mut all = BTreeSet::new();
+    for set in table.split("\n\t}") {
+        let Some((head, elements)) = set.split_once("elements = {") else { continue };
+        let name = head.split_whitespace().nth(1).unwrap();
+        if ["publishing", "ports", "ports_at", "live", "live_at"].contains(&name) {
+            for element in elements.trim_end_matches([' ', '}']).split(',') {
+                let element: Vec<_> = element.split_whitespace().collect();
+                all.insert(format!("{name}: {}", element.join(" ")));
+            }
+        }
+    }
+    all
+}
+
+/// Those that lead to an address.
+fn leading_to(world: &World, address: &str) -> Vec<String> {
+    let place = format!(" {address} . ");
+    elements(world).into_iter().filter(|element| element.contains(&place)).collect()
+}
+
+/// The elements by which port `host` leads to port 80 of what hangs on the host's link `link`.
+fn one_port(link: &str, host: u16, address: &str) -> Vec<String> {
+    vec![
+        format!("live: 6 . {host} . {address} . 80"),
+        format!("ports: 6 . {host} comment \"{link}\" : {address} . 80"),
+    ]
+}
+
+/// Starts a container, which has to get the address of the one before, and attaches it.
+#[track_caller]
+fn next<'w>(user: &User<'w>, publish: &str) -> Container<'w> {
+    let pod = published(user, publish);
+    assert_eq!(pod.address(), format!("{ADDRESS}/24"));
+    pod
+}
+
+/// Takes the wire out of a container from inside, if it has one.
+fn unwire(pod: &Container<'_>) {
+    let _ = pod.inside().sh("ip link del veth1");
+    assert_eq!(pod.links(), ["lo"]);
+}
+
+/// Ends containers, each with everybody who is inside.
+#[track_caller]
+fn end(world: &World, pods: &[&Container<'_>]) {
+    for pod in pods {
+        world.sh(&format!(
+            "namespace=$(readlink /proc/{pod}/ns/net)
+             for process in /proc/[0-9]*; do
+                 if [ \"$(readlink $process/ns/net)\" = \"$namespace\" ]; then
+                     kill -9 ${{process#/proc/}}
+                 fi
+             done"
+        ));
+        pod.kill();
+    }
+}
+
+#[test]
+fn a_dead_containers_clients_reach_nobody() {
+    let world = three_users();
+    let remote = world.internet();
+    let (alice, bob, carol) = (world.alice(), world.bob(), world.user("carol"));
+    // A further port of the bridge keeps it up.
+    let other = carol.container();
+    let publish = "-publish 8080:80 -publish 8080:80/udp \
+        -publish 192.0.2.1:8081:80 -publish 192.0.2.1:8081:80/udp";
+    let alike = "-publish 8090:80 -publish 8090:80/udp -publish 10.10.10.1:8081:80 \
+        -publish 10.10.10.1:8081:80/udp -publish 10.10.10.1:8080:80 \
+        -publish 10.10.10.1:8080:80/udp";
+    for (how, theirs) in [("kill", ""), ("unwire", ""), ("kill", alike), ("unwire", alike)] {
+        let pod = next(&alice, publish);
+        let _ = carol.netsetgo(format!("-pid {other}")).done();
+        pod.inside().serves("alice", "80");
+        let mut clients = Vec::new();
+        for who in [remote.user(), world.root(), other.inside()] {
+            for (protocol, port) in [("tcp", 8080), ("udp", 8080), ("tcp", 8081), ("udp", 8081)] {
+                let client = who.holds(protocol, HOST, port);
+                assert!(client.first.starts_with("alice "), "{}", client.first);
+                clients.push((client, protocol, port));
+            }
+        }
+        match how {
+            "kill" => end(&world, &[&pod]),
+            _ => unwire(&pod),
+        }
+        world.until("alice's lease to go", || world.leases() == ["ns1002-0"]);
+        let heir = next(&bob, theirs);
+        heir.inside().serves("bob", "80");
+        std::thread::scope(|scope| {
+            for (client, protocol, port) in &mut clients {
+                scope.spawn(move || {
+                    let heard = client.again();
+                    assert_eq!(heard, "nothing", "{protocol} {port}, {how}, {theirs}");
+                });
+            }
+        });
+        for port in [8080, 8081] {
+            assert_eq!(remote.user().asks("tcp", HOST, port), "nothing");
+        }
+        // Those that are his are reached all the while.
+        if !theirs.is_empty() {
+            assert_eq!(remote.user().asks("udp", HOST, 8090), "bob 192.0.2.9");
+            assert!(other.inside().asks("tcp", "10.10.10.1", 8080).starts_with("bob "));
+        }
+        // And the dead one's can be published again by their owner, as far as they are free.
+        let again = published(&alice, "-publish 192.0.2.1:8081:80 -publish 192.0.2.1:8080:80");
+        again.inside().serves("again", "80");
+        assert_eq!(remote.user().asks("tcp", HOST, 8080), "again 192.0.2.9");
+        assert_eq!(remote.user().asks("tcp", HOST, 8081), "again 192.0.2.9");
+        end(&world, &[&heir, &again]);
+        if how == "unwire" {
+            end(&world, &[&pod]);
+        }
+        world.until("all leases to go", || world.leases() == ["ns1002-0"]);
+    }
+}
+
+/// Has the host hold a datagram for port 80 of a container that is gone, until somebody has its
+/// address.
+#[track_caller]
+fn queue(world: &World) {
+    world.sh(&format!("ip neigh del {ADDRESS} dev brg0 2>/dev/null || true"));
+    world.sh(&format!(
+        "exec python3 -c 'import socket; \
+         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"secret\", (\"{HOST}\", 8080))'"
+    ));
+    let seen = world.sh(&format!("ip neigh show {ADDRESS} dev brg0"));
+    assert!(seen.contains("INCOMPLETE"), "nothing is queued: {seen:?}");
+}
+
+/// How many datagrams have come to a container, once it has talked with the host.
+#[track_caller]
+fn datagrams(pod: &Container<'_>) -> u32 {
+    pod.sh("busybox ping -c 1 -W 10 10.10.10.1 >/dev/null");
+    let counted = pod.sh("grep ^Udp: /proc/net/snmp | tail -n 1");
+    // InDatagrams and NoPorts.
+    counted.split_whitespace().skip(1).take(2).map(|count| count.parse::<u32>().unwrap()).sum()
+}
+
+#[test]
+fn what_waits_for_a_dead_containers_address_is_not_delivered_to_the_next() {
+    let world = three_users();
+    let _remote = world.internet();
+    let other = world.user("carol").container();
+    for prune in ["true", "netsetgo -prune"] {
+        let pod = next(&world.alice(), "-publish 8080:80/udp");
+        world.user("carol").netsetgo(format!("-pid {other}")).done();
+        assert_eq!(datagrams(&pod), 0);
+        pod.kill();
+        world.until("alice's lease to go", || world.leases() == ["ns1002-0"]);
+        let heir = world.bob().container();
+        queue(&world);
+        world.bob().sh(prune).done();
+        world.bob().netsetgo(format!("-pid {heir}")).done();
+        assert_eq!(heir.address(), format!("{ADDRESS}/24"));
+        assert_eq!(datagrams(&heir), 0, "after {prune}");
+        heir.kill();
+        world.until("bob's lease to go", || world.leases() == ["ns1002-0"]);
+    }
+}
+
+/// Stops a run of the helper's after each of its requests to the kernel and each of its writes, and
+/// does something then. The containers that this starts it gives back, to be ended before the next.
+#[track_caller]
+fn at_each_step<'w>(
+    world: &'w World,
+    user: &User<'w>,
+    arguments: &str,
+    mut before: impl FnMut(),
+    mut act: impl FnMut(Frozen, &Container<'w>) -> Vec<Container<'w>>,
+) {
+    for step in 1.. {
+        before();
+        let pod = user.container();
+        let run = Trace::of(user, format!("netsetgo -pid {pod} -wait 0 {arguments}"));
+        let mut steps = 0;
+        let frozen = run.freeze(|stage| {
+            let is_step = [libc::SYS_sendto, libc::SYS_write].contains(&stage.call);
+            steps += usize::from(is_step && stage.part == Part::Parent);
+            steps == step
+        });
+        let Some(frozen) = frozen else {
+            assert!(step > 10, "only {step} steps");
+            return;
+        };
+        for other in act(frozen, &pod) {
+            other.kill();
+        }
+        pod.kill();
+        world.until_leases_are(&[]);
+    }
+}
+
+/// Lets a stopped run go on. Answers how that ended, and the same with where it was stopped.
+#[track_caller]
+fn let_go(frozen: Frozen) -> (Outcome, String) {
+    let stage = frozen.stage;
+    let outcome = frozen.thaw();
+    let why = format!("{stage:?}: {outcome:?}");
+    let line = if outcome.status == 0 { outcome.err.is_empty() } else { outcome.is_one_line() };
+    assert!(line, "{why}");
+    (outcome, why)
+}
+
+/// Asserts that this host port leads to a container's port 80, and nothing else to it.
+#[track_caller]
+fn only_this_leads_to(world: &World, pod: &Container<'_>, port: u16, why: &str) {
+    let address = pod.address().replace("/24", "");
+    let seen = leading_to(world, &address);
+    let link = world.ip("link show master brg0");
+    let mac = pod.link("veth1")["link_index"].clone();
+    let link = link.as_array().unwrap().iter().find(|link| link["ifindex"] == mac).unwrap();
+    let link = link["ifname"].as_str().unwrap();
+    assert_eq!(seen, one_port(link, port, &address), "{why}");
+    assert!(elements(world).contains(&format!("publishing: {address}")), "{why}");
+}
+
+/// Whether a container is attached.
+fn is_attached(pod: &Container<'_>) -> bool {
+    pod.links().contains(&"veth1".to_owned())
+}
+
+#[test]
+fn a_helper_stopped_anywhere_and_let_go_leads_nobody_to_the_next_lessee() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    at_each_step(
+        &world,
+        &alice,
+        "-publish 8080:80",
+        || (),
+        |frozen, pod| {
+            unwire(pod);
+            let heir = next(&bob, "-publish 8090:80");
+            let (_, why) = let_go(frozen);
+            only_this_leads_to(&world, &heir, 8090, &why);
+            if is_attached(pod) {
+                only_this_leads_to(&world, pod, 8080, &why);
+                return vec![heir];
+            }
+            let again = published(&alice, "-publish 8080:80");
+            only_this_leads_to(&world, &again, 8080, &why);
+            vec![heir, again]
+        },
+    );
+}
+
+#[test]
+fn a_helper_killed_anywhere_leads_nobody_to_the_next_lessee() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    at_each_step(
+        &world,
+        &alice,
+        "-publish 8080:80",
+        || (),
+        |frozen, pod| {
+            let why = format!("{:?}", frozen.stage);
+            frozen.kill();
+            pod.kill();
+            world.until_leases_are(&[]);
+            let heir = next(&bob, "-publish 8090:80");
+            only_this_leads_to(&world, &heir, 8090, &why);
+            let again = published(&alice, "-publish 8080:80");
+            only_this_leads_to(&world, &again, 8080, &why);
+            vec![heir, again]
+        },
+    );
+}
+
+#[test]
+fn a_helper_killed_anywhere_leaves_what_a_further_run_completes() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    // Bob's at the same address had a port as well.
+    let before = || {
+        next(&bob, "-publish 8090:80").kill();
+        world.until_leases_are(&[]);
+    };
+    at_each_step(&world, &alice, "-publish 8080:80", before, |frozen, pod| {
+        let why = format!("{:?}", frozen.stage);
+        frozen.kill();
+        alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
+        only_this_leads_to(&world, pod, 8080, &why);
+        let again = published(&bob, "-publish 8090:80");
+        only_this_leads_to(&world, &again, 8090, &why);
+        vec![again]
+    });
+}
+
+#[test]
+fn a_helper_stopped_anywhere_takes_out_nothing_of_the_next_lessees() {
+    let world = three_users();
+    let (alice, bob, carol) = (world.alice(), world.bob(), world.user("carol"));
+    let before = || {
+        next(&alice, "-publish 8080:80").kill();
+        world.until_leases_are(&[]);
+    };
+    at_each_step(&world, &bob, "-publish 8090:80", before, |frozen, pod| {
+        unwire(pod);
+        let heir = next(&carol, "-publish 8085:80");
+        let (_, why) = let_go(frozen);
+        only_this_leads_to(&world, &heir, 8085, &why);
+        vec![heir]
+    });
+}
+
+#[test]
+fn a_helper_stopped_anywhere_while_its_container_is_attached_anew_leaves_nothing_to_the_next() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    at_each_step(
+        &world,
+        &alice,
+        "-publish 8080:80",
+        || (),
+        |frozen, pod| {
+            unwire(pod);
+            alice.netsetgo(format!("-pid {pod} -wait 0")).done();
+            let (_, why) = let_go(frozen);
+            pod.kill();
+            world.until_leases_are(&[]);
+            let heir = next(&bob, "-publish 8090:80");
+            only_this_leads_to(&world, &heir, 8090, &why);
+            vec![heir]
+        },
+    );
+}
+
+#[test]
+fn a_helper_stopped_anywhere_opens_no_other_wire_of_its_owners() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    let address = "10.10.10.7";
+    let at = format!("-wait 0 -containerAddress {address}/24");
+    // What a wire leads to that is open has to be its own.
+    let opened = || {
+        let links = world.ip("link show up master brg0");
+        let mut links = links.as_array().unwrap().iter();
+        links.any(|link| link["address"] == "fe:4e:0a:0a:0a:07")
+    };
+    for step in 1.. {
+        published(&bob, &format!("{at} -publish 8090:80")).kill();
+        world.until_leases_are(&[]);
+        let (pod, heir) = (alice.container(), alice.container());
+        let mut steps = 0;
+        let run = Trace::of(&alice, format!("netsetgo -pid {pod} -wait 0"));
+        let frozen = run.freeze(|stage| {
+            if stage.part == Part::Child || stage.call != libc::SYS_sendto {
+                return false;
+            }
+            steps += 1;
+            if steps == step {
+                // Another container of hers takes bob's address, and its run ends at once.
+                let _ = pod.inside().sh("ip link del veth1");
+                let others = world.leases();
+                let heirs = Trace::of(&alice, format!("netsetgo -pid {heir} {at}"));
+                heirs.freeze(|_| world.leases() != others).unwrap().kill();
+            }
+            steps > step && opened()
+        });
+        assert!(frozen.is_none(), "bob's port leads to alice's: {:?}", leading_to(&world, address));
+        alice.netsetgo(format!("-pid {heir} {at}")).done();
+        assert!(leading_to(&world, address).is_empty());
+        pod.kill();
+        heir.kill();
+        world.until_leases_are(&[]);
+        if steps < step {
+            assert!(step > 10, "only {step} steps");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_helper_stopped_anywhere_keeps_what_another_run_published_for_its_container() {
+    let world = three_users();
+    let alice = world.alice();
+    let before = || {
+        next(&world.bob(), "-publish 8090:80").kill();
+        world.until_leases_are(&[]);
+    };
+    at_each_step(&world, &alice, "", before, |frozen, pod| {
+        alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
+        let place = frozen.stage;
+        frozen.thaw().done();
+        only_this_leads_to(&world, pod, 8080, &format!("{place:?}"));
+        Vec::new()
+    });
+}
+
+#[test]
+fn with_the_ruleset_flushed_meanwhile_a_further_run_heals_everything() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    let before = || {
+        next(&bob, "-publish 8090:80").kill();
+        world.until_leases_are(&[]);
+    };
+    at_each_step(&world, &alice, "-publish 8080:80", before, |frozen, pod| {
+        world.sh("nft flush ruleset");
+        let (outcome, why) = let_go(frozen);
+        match outcome.status {
+            0 => assert!(outcome.err.is_empty(), "{why}"),
+            1 => assert!(outcome.is_one_line() && !is_attached(pod), "{why}"),
+            _ => panic!("{why}"),
+        }
+        alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
+        only_this_leads_to(&world, pod, 8080, &why);
+        Vec::new()
+    });
+}
