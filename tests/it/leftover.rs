@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use nix::libc;
 
 use crate::publish::{published, three_users};
-use crate::world::{Container, Frozen, HOST, Outcome, Part, Trace, User, World};
+use crate::world::{
+    Container, Conversation, Frozen, HOST, Outcome, Part, REMOTE, Remote, Trace, User, World,
+};
 
 /// What every container of these tests has that comes first.
 const ADDRESS: &str = "10.10.10.2";
@@ -133,15 +135,22 @@ fn a_dead_containers_clients_reach_nobody() {
     }
 }
 
+/// Sends a datagram to the host's port 8080.
+#[track_caller]
+fn send_secret(who: &User<'_>) {
+    who.sh(&format!(
+        "exec python3 -c 'import socket; \
+         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"secret\", (\"{HOST}\", 8080))'"
+    ))
+    .done();
+}
+
 /// Has the host hold a datagram for port 80 of a container that is gone, until somebody has its
 /// address.
 #[track_caller]
 fn queue(world: &World) {
     world.sh(&format!("ip neigh del {ADDRESS} dev brg0 2>/dev/null || true"));
-    world.sh(&format!(
-        "exec python3 -c 'import socket; \
-         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"secret\", (\"{HOST}\", 8080))'"
-    ));
+    send_secret(&world.root());
     let seen = world.sh(&format!("ip neigh show {ADDRESS} dev brg0"));
     assert!(seen.contains("INCOMPLETE"), "nothing is queued: {seen:?}");
 }
@@ -175,6 +184,222 @@ fn what_waits_for_a_dead_containers_address_is_not_delivered_to_the_next() {
         heir.kill();
         world.until("bob's lease to go", || world.leases() == ["ns1002-0"]);
     }
+}
+
+#[test]
+fn a_run_killed_anywhere_leaves_nothing_that_waits_for_the_next() {
+    let world = three_users();
+    let _remote = world.internet();
+    let (alice, bob) = (world.alice(), world.bob());
+    let other = world.user("carol").container();
+    for step in 1.. {
+        next(&alice, "-publish 8080:80/udp").kill();
+        world.until("alice's lease to go", || !world.leases().contains(&"ns1000-0".to_owned()));
+        // A further port of the bridge keeps it up.
+        world
+            .user("carol")
+            .netsetgo(format!("-pid {other} -containerAddress 10.10.10.9/24"))
+            .done();
+        let heir = bob.container();
+        queue(&world);
+        let mut steps = 0;
+        let run = Trace::of(&bob, format!("netsetgo -pid {heir} -wait 0"));
+        let killed = run.freeze(|stage| {
+            steps += usize::from(stage.part == Part::Parent && stage.call == libc::SYS_sendto);
+            steps == step
+        });
+        let ended = killed.is_none();
+        if let Some(frozen) = killed {
+            frozen.kill();
+        }
+        bob.netsetgo(format!("-pid {heir}")).done();
+        assert_eq!(datagrams(&heir), 0, "killed after step {step}");
+        heir.kill();
+        world.until("bob's lease to go", || world.leases() == ["ns1002-0"]);
+        if ended {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_dead_containers_clients_are_overheard_by_nobody() {
+    let world = three_users();
+    let remote = world.internet();
+    let listening = world.bob().attached();
+    let pod = published(&world.alice(), "-publish 8080:80/udp");
+    pod.inside().serves("alice", "80");
+    assert_eq!(remote.user().asks("udp", HOST, 8080), "alice 192.0.2.9");
+    end(&world, &[&pod]);
+    world.until_leases_are(&["ns1001-0"]);
+    let overheard = listening.inside().start(
+        "exec python3 -c '
+import socket
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.settimeout(1)
+open(\"/tmp/ready\", \"w\")
+try:
+    while b\"secret\" not in s.recv(2048): pass
+    print(\"overheard\")
+except OSError: pass'",
+    );
+    let ready = world.path("/tmp/ready");
+    world.until("somebody to listen", || ready.exists());
+    send_secret(&remote.user());
+    assert_eq!(overheard.end().done(), "");
+}
+
+#[test]
+fn with_nat_switched_off_since_old_ports_lead_to_nobody_all_the_same() {
+    let world = three_users();
+    next(&world.alice(), "-publish 8080:80").kill();
+    world.until_leases_are(&[]);
+    world.policy("[network]\nnat = false\n[[allow]]\nuser = \"bob\"\n");
+    next(&world.bob(), "");
+    assert_eq!(leading_to(&world, ADDRESS), Vec::<String>::new());
+}
+
+/// Has a remote host send an error about a datagram from `HOST:8080` to its own port 7777, as if
+/// nobody waited there.
+#[track_caller]
+fn port_unreachable(remote: &Remote<'_>) {
+    remote.sh(&format!(
+        "exec python3 -c '
+import socket, struct
+def summed(data):
+    total = sum(struct.unpack(f\"!{{len(data) // 2}}H\", data))
+    total = (total >> 16) + (total & 0xffff)
+    return ~(total + (total >> 16)) & 0xffff
+def ip(check):
+    return struct.pack(\"!BBHHHBBH4s4s\", 0x45, 0, 30, 0, 0, 64, 17, check,
+        socket.inet_aton(\"{HOST}\"), socket.inet_aton(\"{REMOTE}\"))
+about = ip(summed(ip(0))) + struct.pack(\"!HHHH\", 8080, 7777, 10, 0) + b\"??\"
+check = summed(struct.pack(\"!BBHI\", 3, 3, 0, 0) + about)
+error = struct.pack(\"!BBHI\", 3, 3, check, 0) + about
+socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).sendto(error, (\"{HOST}\", 0))'"
+    ));
+}
+
+/// How many ICMP errors have come to a container that say that nobody waits at a port.
+#[track_caller]
+fn unreachables(pod: &Container<'_>) -> u32 {
+    pod.sh("busybox ping -c 1 -W 10 10.10.10.1 >/dev/null");
+    pod.sh("awk '/^Icmp:/ && $2 ~ /[0-9]/ { print $5 }' /proc/net/snmp").trim().parse().unwrap()
+}
+
+#[test]
+fn errors_about_a_dead_containers_answers_are_not_delivered_to_the_next() {
+    let world = three_users();
+    let remote = world.internet();
+    let pod = next(&world.alice(), "-publish 8080:80/udp");
+    pod.inside().serves("alice", "80");
+    remote.sh(&format!(
+        "exec python3 -c '
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((\"\", 7777))
+s.sendto(b\"?\", (\"{HOST}\", 8080))
+s.recv(64)'"
+    ));
+    // One about a living container's is delivered.
+    port_unreachable(&remote);
+    assert_eq!(unreachables(&pod), 1);
+    end(&world, &[&pod]);
+    world.until_leases_are(&[]);
+    let heir = next(&world.bob(), "");
+    port_unreachable(&remote);
+    assert_eq!(unreachables(&heir), 0);
+}
+
+#[test]
+fn a_flow_that_goes_on_reaches_whoever_publishes_the_port_anew() {
+    let world = three_users();
+    let remote = world.internet();
+    let (alice, bob) = (world.alice(), world.bob());
+    let pod = next(&alice, "-publish 8080:80/udp");
+    pod.inside().serves("alice", "80");
+    let mut client: Conversation = remote.user().holds("udp", HOST, 8080);
+    assert_eq!(client.first, "alice 192.0.2.9");
+    end(&world, &[&pod]);
+    world.until_leases_are(&[]);
+    next(&bob, "");
+    let again = published(&alice, "-publish 8080:80/udp");
+    again.inside().serves("again", "80");
+    assert_eq!(client.again(), "again 192.0.2.9");
+}
+
+#[test]
+fn pruning_takes_out_what_the_dead_left_and_nothing_else() {
+    let world = three_users();
+    let _remote = world.internet();
+    let (alice, bob) = (world.alice(), world.bob());
+    // Where there is nothing, there is nothing to do.
+    assert_eq!(bob.netsetgo("-prune").done(), "");
+    world.sh("! nft list table inet netsetgo 2>/dev/null");
+    let publish = |port: u16| {
+        format!("-publish {port}:80 -publish {port}:80/udp -publish 192.0.2.1:{}:80", port + 1)
+    };
+    let pods: Vec<_> = [8080, 8090, 8100, 8110].map(|p| published(&alice, &publish(p))).into();
+    let before = elements(&world);
+    assert_eq!(before.len(), 4 * 7);
+    alice.netsetgo("-prune").done();
+    assert_eq!(elements(&world), before);
+    pods[0].kill();
+    unwire(&pods[2]);
+    world.until_leases_are(&["ns1000-1", "ns1000-3"]);
+    // Not by whom the policy does not know, and nothing is changed.
+    world.user("dave").refused("-prune", "uid 1003: not allowed");
+    assert_eq!(elements(&world), before);
+    bob.netsetgo("-prune").done();
+    let mut living = before;
+    living.retain(|element| !element.contains("10.10.10.2") && !element.contains("10.10.10.4"));
+    assert_eq!(living.len(), 2 * 7);
+    assert_eq!(elements(&world), living);
+    pods[1].kill();
+    pods[3].kill();
+    world.until_leases_are(&[]);
+    world.root().netsetgo("-prune").done();
+    assert_eq!(elements(&world), BTreeSet::new());
+    world.sh("nft flush ruleset");
+    alice.netsetgo("-prune").done();
+    assert_eq!(world.sh("nft list ruleset"), "");
+}
+
+#[test]
+fn what_fifty_containers_leave_is_no_more_than_what_one_does() {
+    let world = three_users();
+    let size = || world.sh("nft list ruleset").lines().count();
+    next(&world.alice(), "-publish 8000:80 -publish 127.0.0.1:8100:80/udp").kill();
+    world.until_leases_are(&[]);
+    let one = size();
+    world.alice().netsetgo("-prune").done();
+    let none = size();
+    assert!(none < one);
+    for count in 0..50 {
+        let user = [world.alice(), world.bob()][count % 2].clone();
+        let (port, other) = (8000 + count, 8100 + count);
+        next(&user, &format!("-publish {port}:80 -publish 127.0.0.1:{other}:80/udp")).kill();
+        world.until_leases_are(&[]);
+        assert_eq!(size(), one, "{count}");
+    }
+    world.alice().netsetgo("-prune").done();
+    assert_eq!(size(), none);
+}
+
+#[test]
+fn a_user_publishes_no_more_than_there_is_room_for() {
+    let world = three_users();
+    let alice = world.alice();
+    let pod = published(&alice, "-publish 8080:80");
+    // Every 127.x.y.z is an address of the host's.
+    for part in 1..=3 {
+        let many: Vec<_> = (0..1000)
+            .map(|n| format!("-publish 127.{part}.{}.{}:8081:80", n / 250, n % 250))
+            .collect();
+        let _ = alice.netsetgo(format!("-pid {pod} -wait 0 {}", many.join(" ")));
+    }
+    let count = elements(&world).len();
+    assert!(count < 3000, "{count} elements for one granted port of one container");
 }
 
 /// Stops a run of the helper's after each of its requests to the kernel and each of its writes, and
