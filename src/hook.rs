@@ -72,8 +72,17 @@ pub fn hook(caller: &mut Caller, mut request: Attach) -> Result<()> {
     }
 }
 
+/// What is wrong with a state. Of a long text of its own only the ends are told.
 fn wrong(why: impl Into<String>) -> Error {
-    Usage::State(why.into()).into()
+    const END: usize = 200;
+    let why: Vec<char> = why.into().chars().collect();
+    let text = match (why.first_chunk::<END>(), why.last_chunk::<END>()) {
+        (Some(first), Some(last)) if why.len() > 2 * END => {
+            first.iter().chain(&['.'; 3]).chain(last).collect()
+        }
+        _ => why.iter().collect(),
+    };
+    Usage::State(text).into()
 }
 
 impl State {
@@ -200,6 +209,15 @@ mod tests {
             let state = format!(r#"{{"id":"a","status":"created"{pid}}}"#);
             assert!(State::read(state.as_bytes()).unwrap().process().is_err(), "{state}");
         }
+    }
+
+    #[test]
+    fn a_long_text_is_told_by_its_ends() {
+        let told = |length| wrong(format!("<{}>", "\u{e4}".repeat(length))).to_string();
+        assert_eq!(told(398).matches('\u{e4}').count(), 398);
+        let long = told(1 << 20);
+        assert!(long.contains(": <\u{e4}") && long.contains("\u{e4}...\u{e4}"), "{long}");
+        assert!(long.contains("\u{e4}>; see") && long.chars().count() < 600, "{long}");
     }
 
     #[test]
