@@ -10,14 +10,11 @@ use getopts::{Matches, Options};
 
 use crate::address::{Cidr, IfName};
 use crate::error::Usage;
-use crate::ports::{Mapping, Publication};
+use crate::ports::{MOST_PORTS, Mapping, Publication};
 
 /// The highest process id that a kernel can be set to give (`PID_MAX_LIMIT`,
 /// `include/linux/threads.h`, on 64-bit machines).
 pub const PID_LIMIT: i32 = 4_194_304;
-
-/// The most ports that one run publishes.
-const MOST_PORTS: usize = 1024;
 
 /// The options that ask for something else than an attach, and which others can stand beside each.
 const ACTIONS: [(&str, &[&str]); 5] = [

@@ -104,6 +104,11 @@ pub enum Refused {
          policy, or give a dying one longer with -wait"
     )]
     Quota(u32, u32),
+    #[error(
+        "-publish: no host ports are granted to uid {0}; an administrator lists some in the policy \
+         (publish = [\"8000-8999\"])"
+    )]
+    NoPorts(u32),
     #[error("-publish: the policy has nat = false, so the host forwards nothing")]
     NoNat,
     #[error(
@@ -221,6 +226,8 @@ pub enum Failed {
          container longer with -wait", port = .0.host_port
     )]
     PortPublished(Mapping, Ipv4Addr),
+    #[error("-publish: a container has {0} published ports at most; publish fewer")]
+    ManyPorts(usize),
     #[error("-publish {0}: none of the host ports that the policy grants you is free")]
     NoFreePort(Mapping),
 

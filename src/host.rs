@@ -3,6 +3,7 @@
 
 pub mod blocked;
 pub mod bridge;
+mod conntrack;
 pub mod firewall;
 mod forwarding;
 pub mod lease;
@@ -10,6 +11,8 @@ mod listeners;
 mod overlap;
 mod pool;
 pub mod publish;
+
+use std::net::Ipv4Addr;
 
 use caps::Capability;
 use netlink_packet_route::link::InfoKind;
@@ -21,6 +24,7 @@ use crate::error::{Failed, Result};
 use crate::link::{self, By, Link};
 use crate::netlink::{self, Netlink};
 use crate::nftables::Ruleset;
+use crate::ports::Mapping;
 
 /// The host's network, to be read by anybody and changed with CAP_NET_ADMIN.
 pub struct Host<'a> {
@@ -93,6 +97,17 @@ impl Host<'_> {
             Some(ruleset) => request(ruleset),
             None => Err(netlink::Error::Kernel(Errno::EBADF)),
         })
+    }
+
+    /// Has the kernel forget the flows that go where something has been published by way of a host
+    /// port, but not to `ip`. Where it cannot, the firewall keeps them from whoever is there now.
+    ///
+    /// # Errors
+    /// [`Failed::Caller`].
+    fn forget_flows(&self, mapping: &Mapping, ip: Ipv4Addr) -> Result<()> {
+        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
+        let _ = conntrack::forget_others(mapping, ip);
+        Ok(())
     }
 
     /// Runs `change` with CAP_NET_ADMIN in effect. The outer result tells of the capability, the

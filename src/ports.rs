@@ -8,6 +8,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The most ports that a container can have published.
+pub const MOST_PORTS: usize = 1024;
+
 /// The first port that is not reserved for the administrator (RFC 6335, "System Ports").
 const FIRST_USER_PORT: u16 = 1024;
 

@@ -2,19 +2,21 @@
 
 use crate::caller::{self, Caller};
 use crate::error::Result;
-use crate::host::{Host, publish};
+use crate::host::{Host, firewall, publish};
 use crate::policy;
 
-/// Takes out every published port whose container is gone. The caller has to be one whom the policy
+/// Takes out every published port whose container is gone, and puts the firewall's rules back if
+/// somebody has flushed them. The caller has to be one whom the policy
 /// allows containers; whose they were makes no difference, since they are nobody's now.
 ///
 /// # Errors
 /// Any [`crate::error::Error`].
 pub fn prune(caller: &mut Caller) -> Result<()> {
     let privilege = caller.privilege()?;
-    policy::grant(caller)?;
+    let grant = policy::grant(caller)?;
     privilege.give_up(caps::Capability::CAP_SYS_PTRACE)?;
     let mut host = Host::open(&privilege)?;
+    firewall::mend(&mut host, &grant)?;
     publish::prune(&mut host)?;
     caller::give_up_all()
 }

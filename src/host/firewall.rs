@@ -2,13 +2,16 @@
 //! address, and nobody in but by a published port. It is brought about by one transaction that can be
 //! repeated, looked over at every attach, and healed when somebody has flushed it.
 
+use std::net::Ipv4Addr;
+
 use netlink_packet_netfilter::nftables::InetHookNumber;
 use nix::errno::Errno;
 
-use super::Host;
 use super::forwarding::Forwarding;
+use super::{Host, bridge};
 use crate::address::{Cidr, IfName};
 use crate::error::{Failed, Result};
+use crate::link::By;
 use crate::nftables::expression::{
     Phrase, accept, ct_address_ports_in, ct_direction_reply, ct_ports_in, ct_reply_saddr_in,
     ct_state_none, ct_state_related, ct_status_dnat, daddr_in, daddr_loopback,
@@ -239,6 +242,14 @@ pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
     forwarding.switch_on(host)
 }
 
+/// Mends the firewall, if forwarding has been switched on because of it.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn mend(host: &mut Host, grant: &Grant) -> Result<()> {
+    if Forwarding::read()? == Forwarding::Ours { ensure(host, grant) } else { Ok(()) }
+}
+
 /// What there is to say of the firewall before anything is changed.
 ///
 /// # Errors
@@ -257,7 +268,6 @@ pub fn look(host: &mut Host, grant: &Grant) -> Result<&'static str> {
 /// Whether the table is as it should be. What a rule refers to, chain or set, cannot be deleted
 /// while the rule is there; elements can.
 fn stands(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<bool> {
-    let elements = own_elements(grant);
     host.ruleset(|ruleset| {
         if !ruleset.has_table()? {
             return Ok(false);
@@ -266,16 +276,25 @@ fn stands(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<bool
         if !ruleset.rules()?.into_iter().eq(expected) {
             return Ok(false);
         }
-        for (set, elements) in elements {
-            for element in elements.into_iter().filter(|element| !element.end) {
-                if ruleset.element(&set, element.key)?.is_none() {
-                    return Ok(false);
-                }
+        for (set, element) in [(&BRIDGES, padded(&grant.bridge)), (&WITHIN, pair(&grant.bridge))] {
+            if ruleset.element(set, element)?.is_none() {
+                return Ok(false);
             }
         }
-        Ok(true)
+        Ok(covers(&ruleset.elements(&SUBNETS)?, grant.address))
     })?
     .map_err(failed("looking it over"))
+}
+
+/// Whether a set of ranges has this subnet as one.
+fn covers(ranges: &[Element], subnet: Cidr) -> bool {
+    let own = range(subnet);
+    let within = |key: &[u8]| {
+        let ip = key.first_chunk().copied().map(Ipv4Addr::from);
+        ip.is_some_and(|ip| ip != subnet.network() && subnet.contains(ip))
+    };
+    own.iter().all(|element| ranges.contains(element))
+        && !ranges.iter().any(|element| within(&element.key))
 }
 
 /// Makes the table, or what is missing of it. Published ports stay where they still are.
@@ -285,6 +304,7 @@ fn build(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<()> {
         false => Vec::new(),
     };
     let lan: Vec<_> = lan.iter().filter(|name| **name != grant.bridge).collect();
+    let subnets = subnets(host, grant)?;
     let batch = |from_scratch: bool| {
         let mut batch = Batch::new(TABLE);
         batch.add_table(COMMENT);
@@ -299,8 +319,11 @@ fn build(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<()> {
             batch.add_rule(rule, VERSION);
         }
         batch.flush(&LAN);
-        for (set, elements) in own_elements(grant) {
-            batch.add(&set, &elements);
+        batch.flush(&SUBNETS);
+        batch.add(&BRIDGES, &[Element::key(padded(&grant.bridge))]);
+        batch.add(&WITHIN, &[Element::key(pair(&grant.bridge))]);
+        for subnet in &subnets {
+            batch.add(&SUBNETS, &range(*subnet));
         }
         let names = |name: &&IfName| Element::key(padded(name));
         let pairs = |name: &&IfName| Element::key(pair(name));
@@ -321,13 +344,21 @@ fn build(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<()> {
     made.map_err(failed("making it"))
 }
 
-/// What the sets have to have for this network.
-fn own_elements(grant: &Grant) -> [(Set, Vec<Element>); 3] {
-    [
-        (BRIDGES, vec![Element::key(padded(&grant.bridge))]),
-        (WITHIN, vec![Element::key(pair(&grant.bridge))]),
-        (SUBNETS, range(grant.address)),
-    ]
+/// The subnets of containers: this network's, and those of the other bridges that are in the table.
+fn subnets(host: &mut Host, grant: &Grant) -> Result<Vec<Cidr>> {
+    let mut subnets = vec![grant.address];
+    let known =
+        host.ruleset(|ruleset| ruleset.elements(&BRIDGES))?.map_err(failed("reading it"))?;
+    for element in known.iter().filter(|element| element.key != padded(&grant.bridge)) {
+        let name: Vec<u8> = element.key.iter().copied().take_while(|byte| *byte != 0).collect();
+        let name = String::from_utf8(name).ok().and_then(|name| name.parse::<IfName>().ok());
+        let Some(name) = name else { continue };
+        if let Some(link) = host.link(By::Name(&name))? {
+            let addresses = bridge::addresses(&mut host.netlink, link.index)?;
+            subnets.extend(addresses.into_iter().filter(|other| !other.overlaps(grant.address)));
+        }
+    }
+    Ok(subnets)
 }
 
 /// The name of an interface as nf_tables compares it: filled up with zeros.
@@ -398,5 +429,20 @@ mod tests {
             [(vec![10, 10, 10, 0], false), (vec![10, 10, 11, 0], true)]
         );
         assert_eq!(keys("255.255.255.1/24"), [(vec![255, 255, 255, 0], false)]);
+    }
+
+    #[test]
+    fn a_subnet_is_covered_by_its_own_range_alone() {
+        let ranges = |subnets: &[&str]| -> Vec<Element> {
+            subnets.iter().flat_map(|subnet| range(subnet.parse().unwrap())).collect()
+        };
+        let subnet = "10.10.8.1/22".parse().unwrap();
+        assert!(covers(&ranges(&["10.10.8.1/22"]), subnet));
+        assert!(covers(&ranges(&["10.10.12.1/24", "10.10.8.1/22", "10.10.7.1/24"]), subnet));
+        for others in
+            [&[][..], &["10.10.8.1/24"], &["10.10.0.1/16"], &["10.10.8.1/22", "10.10.9.1/24"]]
+        {
+            assert!(!covers(&ranges(others), subnet), "{others:?}");
+        }
     }
 }

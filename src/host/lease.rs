@@ -138,16 +138,25 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     Ok(Lease { address, index, host_end, new: false, open: link.up })
 }
 
-/// Whether `lease` is still the target's: a wire can be taken out from inside, and its address be
-/// leased again.
+/// The link of `lease`, if it is still the target's: a wire can be taken out from inside, and its
+/// address be leased again.
+///
+/// # Errors
+/// [`Failed::Netlink`].
+pub fn held(host: &mut Host, lease: &Lease, target: &Target) -> Result<Option<Link>> {
+    let Some(link) = host.link(By::Index(lease.index))? else { return Ok(None) };
+    let still = link.name == lease.host_end.as_str()
+        && link.peer_namespace.is_some()
+        && link.peer_namespace == namespace_id(host, target)?;
+    Ok(Some(link).filter(|_| still))
+}
+
+/// Whether `lease` is still the target's.
 ///
 /// # Errors
 /// [`Failed::Netlink`].
 pub fn is_held(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> {
-    let Some(link) = host.link(By::Index(lease.index))? else { return Ok(false) };
-    Ok(link.name == lease.host_end.as_str()
-        && link.peer_namespace.is_some()
-        && link.peer_namespace == namespace_id(host, target)?)
+    held(host, lease, target).map(|link| link.is_some())
 }
 
 /// The id by which this network namespace knows the target.

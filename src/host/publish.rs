@@ -37,7 +37,7 @@ use crate::link::Link;
 use crate::netlink::Answer;
 use crate::nftables::{Batch, Element, Ruleset, Set};
 use crate::policy::Grant;
-use crate::ports::Mapping;
+use crate::ports::{MOST_PORTS, Mapping, Protocol};
 use crate::target::Target;
 
 /// How a kernel answers that has no nf_tables, or no netfilter at all.
@@ -62,6 +62,9 @@ pub fn check(
     }
     if !grant.nat {
         return Err(Refused::NoNat.into());
+    }
+    if grant.publish.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Refused::NoPorts(grant.uid).into());
     }
     for mapping in mappings {
         let granted = mapping.host_port == 0
@@ -112,7 +115,11 @@ fn is_local(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
 /// # Errors
 /// [`Failed::LeaseLost`], [`Failed::Firewall`], [`Failed::Contended`].
 pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> Result<()> {
-    if take_out(host, lease.address.ip, |host| lease::is_held(host, lease, target))? {
+    // Once the port is open, another run for the same container has been here, and perhaps published.
+    let closed = |host: &mut Host| {
+        lease::held(host, lease, target).map(|link| link.is_some_and(|link| !link.up))
+    };
+    if take_out(host, lease.address.ip, closed)? {
         // A packet that waits for the address to be resolved has passed the firewall already.
         forget_neighbour(host, bridge, lease.address.ip)?;
     }
@@ -257,6 +264,7 @@ pub fn publish(
         forwarding::route_localnet(host, &grant.bridge)?;
     }
     let mark = Element::key(ip.octets().to_vec());
+    let mut announced = false;
     for _ in 0..TRIES {
         let marked = host
             .ruleset(|ruleset| ruleset.element(&PUBLISHING, mark.key.clone()))?
@@ -264,7 +272,8 @@ pub fn publish(
         if marked.is_none() {
             let mut batch = Batch::new(TABLE);
             batch.add(&PUBLISHING, std::slice::from_ref(&mark));
-            if !commit(host, batch, None)? {
+            announced = commit(host, batch, None)?;
+            if !announced {
                 // Somebody has flushed the ruleset.
                 firewall::ensure(host, grant)?;
             }
@@ -275,6 +284,10 @@ pub fn publish(
             return Err(Failed::LeaseLost.into());
         }
         let Resolved { all, added, stale } = resolve(host, grant, mappings, Some(ip))?;
+        // What has just been announced has nothing yet.
+        if !announced && leading_to(host, ip)? + added.len() > MOST_PORTS {
+            return Err(Failed::ManyPorts(MOST_PORTS).into());
+        }
         let mut batch = Batch::new(TABLE);
         for (set, element) in stale {
             batch.delete(set, &[element]);
@@ -295,6 +308,10 @@ pub fn publish(
             batch.add(live, &leading.iter().map(lives).collect::<Vec<_>>());
         }
         if batch.is_empty() || commit(host, batch, Some(generation))? {
+            // Connections of TCP end by themselves, and the next one is another.
+            for mapping in added.iter().filter(|mapping| mapping.protocol == Protocol::Udp) {
+                host.forget_flows(mapping, ip)?;
+            }
             return Ok(Published { all, added });
         }
     }
@@ -317,6 +334,11 @@ fn commit(host: &mut Host, batch: Batch, generation: Option<u32>) -> Result<bool
         Err(error) if error.is(Errno::ERESTART) || error.is(Errno::ENOENT) => Ok(false),
         Err(error) => Err(firewall::failed("changing it")(error)),
     }
+}
+
+/// How many mappings lead to `ip`.
+fn leading_to(host: &mut Host, ip: Ipv4Addr) -> Result<usize> {
+    Ok(all(host)?.iter().filter(|(other, ..)| *other == ip).count())
 }
 
 /// Has the host forget a neighbour, and with it the packets that wait for it.

@@ -446,45 +446,6 @@ fn a_firewall_that_somebody_broke_is_healed_by_the_next_attach() {
 }
 
 #[test]
-fn what_is_added_to_the_firewall_is_taken_out_by_the_next_attach() {
-    let world = World::new();
-    let pod = world.alice().attached();
-    let mut left = Vec::new();
-    let good = firewall(&world);
-    for harm in [
-        "nft add chain inet netsetgo forwarded '{ policy drop; }'",
-        "nft add element inet netsetgo bridges '{ eth0 }'",
-        "nft add element inet netsetgo within '{ eth0 . eth0 }'",
-        "nft add element inet netsetgo subnets '{ 192.0.2.0/24 }'",
-        "nft add chain inet netsetgo more '{ type filter hook forward priority 0; policy drop; }'",
-    ] {
-        world.sh(harm);
-        world.alice().netsetgo(format!("-pid {pod}")).done();
-        if firewall(&world) != good {
-            left.push(harm);
-        }
-        world.sh("nft delete table inet netsetgo");
-        world.alice().netsetgo(format!("-pid {pod}")).done();
-    }
-    assert!(left.is_empty(), "still there: {left:#?}");
-}
-
-#[test]
-fn bridges_of_the_hosts_are_known_again_when_somebody_forgot_them() {
-    let world = World::new();
-    let (a, _b) = neighbours(&world);
-    bridge(&world, "br-a", "to-a", "172.16.1.1");
-    let pod = world.alice().attached();
-    for harm in
-        ["nft flush set inet netsetgo lan", "nft delete element inet netsetgo lan '{ br-a }'"]
-    {
-        world.sh(harm);
-        world.alice().netsetgo(format!("-pid {pod}")).done();
-        assert_eq!(across(&a), "nothing", "{harm}");
-    }
-}
-
-#[test]
 fn a_bridge_that_came_later_is_still_routed_when_the_firewall_was_healed() {
     let world = World::new();
     let remote = world.internet();
@@ -498,7 +459,8 @@ fn a_bridge_that_came_later_is_still_routed_when_the_firewall_was_healed() {
         add rule ip nat POSTROUTING ip saddr 172.17.0.0/16 oifname != docker0 masquerade'";
     world.sh(masquerade);
     assert_eq!(guest.user().asks("tcp", REMOTE, 7), "remote 192.0.2.1");
-    // As when firewalld is restarted, and Docker puts its rules back.
+    // As when Docker has been started, firewalld restarted, and Docker puts its rules back.
+    world.sh("echo 1 >/proc/sys/net/ipv4/ip_forward");
     world.sh(&format!("nft flush ruleset; {masquerade}"));
     world.alice().netsetgo(format!("-pid {pod}")).done();
     assert_eq!(guest.user().asks("tcp", REMOTE, 7), "remote 192.0.2.1");
@@ -705,7 +667,6 @@ fn a_firewall_that_lets_the_subnet_through_is_no_matter_for_a_warning() {
     lets_through(&[
         "ip saddr 10.10.10.0/24 accept; ip daddr 10.10.10.0/24 accept",
         "ct state established,related accept; ip saddr 10.0.0.0/8 accept",
-        "accept",
     ]);
 }
 

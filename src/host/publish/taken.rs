@@ -7,7 +7,7 @@ use super::{all_of, firewall};
 use crate::error::{Failed, Result};
 use crate::host::Host;
 use crate::host::firewall::{LIVE, LIVE_AT, PORTS, PORTS_AT};
-use crate::host::lease::index_of;
+use crate::host::lease::{TRIES, index_of};
 use crate::host::listeners::Listeners;
 use crate::host::pool::lowest_free;
 use crate::link::By;
@@ -62,11 +62,11 @@ pub(super) fn resolve(
     let mut resolved = Resolved::default();
     let mut looking = Looking { own, listeners: Listeners::default(), at, resolved: &mut resolved };
     for asked in mappings {
-        let mapping = match asked.host_port {
-            0 => looking.choose(host, grant, asked)?,
-            _ => *asked,
+        let (mapping, there) = match asked.host_port {
+            0 => looking.choose(host, grant, mappings, asked)?,
+            _ => (*asked, looking.look(host, asked)?),
         };
-        match looking.look(host, &mapping)? {
+        match there {
             There::Taken(why) => return Err(why.into()),
             There::Itself => {}
             There::Free(stale) => {
@@ -118,30 +118,47 @@ impl Looking<'_> {
     }
 
     /// A host port for a mapping that leaves it open: the one that the container has been given for
-    /// it before, or the lowest free one, as far as a few looks tell.
-    fn choose(&mut self, host: &mut Host, grant: &Grant, asked: &Mapping) -> Result<Mapping> {
+    /// it before, or the lowest free one, as far as a few looks tell; and what is there. None of those
+    /// that are named beside it.
+    fn choose(
+        &mut self,
+        host: &mut Host,
+        grant: &Grant,
+        beside: &[Mapping],
+        asked: &Mapping,
+    ) -> Result<(Mapping, There)> {
         let with = |host_port| Mapping { host_port, ..*asked };
         let dynamic = [Granted::dynamic()];
         let granted = grant.publish.as_deref().unwrap_or(&dynamic);
         let open: Vec<u16> = granted
             .iter()
             .flat_map(Granted::each)
-            .filter(|port| !self.resolved.all.iter().any(|other| other.conflicts(&with(*port))))
+            .filter(|port| {
+                let mut others = self.resolved.all.iter().chain(beside);
+                !others.any(|other| other.conflicts(&with(*port)))
+            })
             .collect();
         if let Some(port) = self.given(host, asked)?.into_iter().find(|port| open.contains(port)) {
-            return Ok(with(port));
+            return Ok((with(port), self.look(host, &with(port))?));
         }
         let at = |position: u32| {
             usize::try_from(position).ok().and_then(|at| open.get(at)).copied().unwrap_or_default()
         };
         let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
-        let free = lowest_free(count, |position| {
-            Ok(!matches!(self.look(host, &with(at(position)))?, There::Free(_)))
-        })?;
-        match free {
-            Some(position) => Ok(with(at(position))),
-            None => Err(Failed::NoFreePort(*asked).into()),
+        for _ in 0..TRIES {
+            let free = lowest_free(count, |position| {
+                Ok(!matches!(self.look(host, &with(at(position)))?, There::Free(_)))
+            })?;
+            let mapping = match free {
+                Some(position) => with(at(position)),
+                None => return Err(Failed::NoFreePort(*asked).into()),
+            };
+            // Somebody may have been faster since.
+            if let there @ There::Free(_) = self.look(host, &mapping)? {
+                return Ok((mapping, there));
+            }
         }
+        Err(Failed::Contended.into())
     }
 
     /// The host ports that lead to where `asked` is to lead already.
