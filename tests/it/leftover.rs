@@ -366,6 +366,21 @@ fn pruning_takes_out_what_the_dead_left_and_nothing_else() {
 }
 
 #[test]
+fn an_owner_gets_his_port_back_before_the_next_lessee_has_come_to_take_it_out() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    next(&alice, "-publish 8080:80 -publish 127.0.0.1:8081:80").kill();
+    world.until_leases_are(&[]);
+    let heir = bob.container();
+    let run = Trace::of(&bob, format!("netsetgo -pid {heir}"));
+    run.freeze(|_| !world.leases().is_empty()).unwrap().kill();
+    assert_eq!(leading_to(&world, ADDRESS).len(), 4);
+    let again = published(&alice, "-wait 0 -publish 8080:80 -publish 8081:80");
+    assert_eq!(leading_to(&world, ADDRESS), Vec::<String>::new());
+    assert_eq!(leading_to(&world, &again.address().replace("/24", "")).len(), 4);
+}
+
+#[test]
 fn what_fifty_containers_leave_is_no_more_than_what_one_does() {
     let world = three_users();
     let size = || world.sh("nft list ruleset").lines().count();

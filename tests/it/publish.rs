@@ -358,6 +358,31 @@ fn attached_again_it_keeps_its_ports_and_gets_further_ones() {
 }
 
 #[test]
+fn a_container_that_cannot_be_configured_publishes_nothing() {
+    let world = three_users();
+    let alice = world.alice();
+    published(&alice, "-publish 8080:80");
+    // It has a default route already.
+    let pod = alice.container();
+    pod.sh("ip link set lo up; ip route add default dev lo");
+    let call = format!("-pid {pod} -publish 8090:80 -publish 127.0.0.1:8091:80");
+    alice.failed(&call, "default route");
+    pod.sh("ip route del default");
+    alice.netsetgo(&call).done();
+}
+
+#[test]
+fn ports_that_nobody_can_be_told_of_are_not_published() {
+    let world = three_users();
+    let alice = world.alice();
+    let pods = [published(&alice, "-publish 8080:80"), alice.container()];
+    for pod in &pods {
+        let call = format!("-pid {pod} -publish 8090:80 -publish 127.0.0.1:8091:80");
+        alice.failed(format!("{call} -json >/dev/full"), "standard output");
+    }
+}
+
+#[test]
 fn twenty_at_once_get_a_port_each() {
     let world = three_users();
     let _remote = world.internet();
