@@ -312,6 +312,33 @@ s.recv(64)'"
 }
 
 #[test]
+fn late_answers_to_a_dead_container_are_not_delivered_to_the_next() {
+    let world = three_users();
+    let remote = world.internet();
+    let pod = next(&world.alice(), "");
+    let server = remote.user().start(
+        "exec python3 -c '
+import os, socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((\"\", 7))
+open(\"/tmp/ready\", \"w\")
+question, client = s.recvfrom(64)
+s.sendto(b\"first\", client)
+while not os.path.exists(\"/tmp/go\"): time.sleep(0.01)
+s.sendto(b\"secret\", client)'",
+    );
+    let ready = world.path("/tmp/ready");
+    world.until("a server", || ready.exists());
+    assert_eq!(pod.inside().asks("udp", REMOTE, 7), "first");
+    end(&world, &[&pod]);
+    world.until_leases_are(&[]);
+    let heir = next(&world.bob(), "");
+    world.sh("touch /tmp/go");
+    server.end().done();
+    assert_eq!(datagrams(&heir), 0);
+}
+
+#[test]
 fn a_flow_that_goes_on_reaches_whoever_publishes_the_port_anew() {
     let world = three_users();
     let remote = world.internet();
@@ -645,6 +672,26 @@ fn a_helper_stopped_anywhere_keeps_what_another_run_published_for_its_container(
         only_this_leads_to(&world, pod, 8080, &format!("{place:?}"));
         Vec::new()
     });
+}
+
+#[test]
+fn a_helper_stopped_anywhere_leaves_its_owners_other_wires_alone() {
+    let world = three_users();
+    let alice = world.alice();
+    at_each_step(
+        &world,
+        &alice,
+        "-publish 8080:80",
+        || (),
+        |frozen, pod| {
+            unwire(pod);
+            let other = next(&alice, "-publish 8090:80");
+            let (_, why) = let_go(frozen);
+            assert!(is_attached(&other), "{why}");
+            only_this_leads_to(&world, &other, 8090, &why);
+            vec![other]
+        },
+    );
 }
 
 #[test]

@@ -383,6 +383,36 @@ fn ports_that_nobody_can_be_told_of_are_not_published() {
 }
 
 #[test]
+fn one_port_wanted_by_many_at_once_goes_to_one() {
+    let world = three_users();
+    let users = [world.alice(), world.bob()];
+    let mut won = Vec::new();
+    for user in &users {
+        published(user, "");
+    }
+    let pods: Vec<_> = users.iter().flat_map(|user| user.containers(8)).collect();
+    let runs: Vec<_> = pods
+        .iter()
+        .zip(users.iter().flat_map(|user| std::iter::repeat_n(user, 8)))
+        .map(|(pod, user)| {
+            user.start(&format!("exec netsetgo -pid {pod} -wait 0 -publish 8080:80"))
+        })
+        .collect();
+    for (run, pod) in runs.into_iter().zip(&pods) {
+        let outcome = run.end();
+        if outcome.status == 0 {
+            won.push(pod);
+        } else {
+            outcome.failed("published already");
+            assert_eq!(pod.links(), ["lo"]);
+        }
+    }
+    assert_eq!(won.len(), 1);
+    won[0].inside().serves("won", "80");
+    assert!(world.root().asks("tcp", "127.0.0.1", 8080).starts_with("won "));
+}
+
+#[test]
 fn twenty_at_once_get_a_port_each() {
     let world = three_users();
     let _remote = world.internet();
