@@ -109,7 +109,7 @@ fn connect(
     if !lease.open {
         publish::clear(host, lease, bridge, wanted.target)?;
         let alias = request.container.as_deref();
-        bridge::open_port(host, &lease.host_end, reflect, alias)?;
+        bridge::open_port(host, lease, reflect, alias)?;
     } else if reflect {
         bridge::reflect(host, &lease.host_end)?;
     }

@@ -110,6 +110,16 @@ impl Host<'_> {
         Ok(())
     }
 
+    /// Has the kernel forget the flows that begin at `ip`. Where it cannot, they end in time.
+    ///
+    /// # Errors
+    /// [`Failed::Caller`].
+    fn forget_flows_of(&self, ip: Ipv4Addr) -> Result<()> {
+        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
+        let _ = conntrack::forget_those_of(ip);
+        Ok(())
+    }
+
     /// Runs `change` with CAP_NET_ADMIN in effect. The outer result tells of the capability, the
     /// inner one of the change.
     fn privileged<T>(

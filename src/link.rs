@@ -35,6 +35,8 @@ pub struct Link {
     pub peer_namespace: Option<i32>,
     /// What somebody has called it beside its name.
     pub alias: Option<String>,
+    /// The group that it is in.
+    pub group: u32,
 }
 
 /// `linux/if.h`
@@ -53,6 +55,7 @@ impl From<Answer> for Link {
         const IFLA_MASTER: u16 = 10;
         const IFLA_LINKINFO: u16 = 18;
         const IFLA_IFALIAS: u16 = 20;
+        const IFLA_GROUP: u16 = 27;
         const IFLA_LINK_NETNSID: u16 = 37;
         const IFLA_INFO_KIND: u16 = 1;
         let [_, _, _, _, i, n, d, x, f, l, a, g, ..] = answer.header;
@@ -69,6 +72,7 @@ impl From<Answer> for Link {
             peer: answer.number(IFLA_LINK),
             peer_namespace: answer.number(IFLA_LINK_NETNSID).map(u32::cast_signed),
             alias: answer.text(IFLA_IFALIAS),
+            group: answer.number(IFLA_GROUP).unwrap_or_default(),
         }
     }
 }
@@ -210,6 +214,29 @@ pub fn set_up(netlink: &mut Netlink, by: By) -> Result<(), Error> {
     request.header.flags = LinkFlags::Up;
     request.header.change_mask = LinkFlags::Up;
     netlink.change(RTM_SETLINK, request, 0)
+}
+
+/// Sets every interface of a group up; that there is none is success (`rtnl_group_changelink`,
+/// `net/core/rtnetlink.c`).
+///
+/// # Errors
+/// [`Error`].
+pub fn set_group_up(netlink: &mut Netlink, group: u32) -> Result<(), Error> {
+    let mut request = LinkMessage::default();
+    request.header.flags = LinkFlags::Up;
+    request.header.change_mask = LinkFlags::Up;
+    request.attributes.push(LinkAttribute::Group(group));
+    netlink.change(RTM_NEWLINK, request, 0)
+}
+
+/// Deletes every interface of a group, and with each its peer (`rtnl_group_dellink`).
+///
+/// # Errors
+/// [`Error::Kernel`] with ENODEV when there is none.
+pub fn delete_group(netlink: &mut Netlink, group: u32) -> Result<(), Error> {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::Group(group));
+    netlink.change(RTM_DELLINK, request, 0)
 }
 
 /// Creates the interface that `request` describes.

@@ -34,7 +34,7 @@ const HEADER: usize = 16;
 const ALIGNMENT: usize = 4;
 
 /// How often a dump is tried.
-const DUMPS: u32 = 10;
+const DUMPS: u32 = 100;
 
 /// Why a request was not answered as wished.
 #[derive(Debug, Error)]

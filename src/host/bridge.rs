@@ -4,15 +4,20 @@
 
 use std::fs;
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{
     BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
     InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::neighbour::{
+    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use nix::errno::Errno;
-use nix::libc::RTM_GETADDR;
+use nix::libc::{RTM_GETADDR, RTM_NEWNEIGH};
 
+use super::lease::Lease;
 use super::{Host, overlap};
 use crate::address::{Cidr, IfName, Mac};
 use crate::container::add_address;
@@ -202,30 +207,51 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
     Ok(fs::write(&path, "0").map_err(|error| Failed::File(path.into(), error))?)
 }
 
-/// Opens the port of the bridge that is named `port`: frames pass from here on. It is born closed
-/// (down), since what keeps frames from going past the bridge cannot be set at its birth. By its
-/// name, since that is its owner's for ever, where its index may be another's by now. `reflects`:
-/// see [`reflect`]. `alias` is what the host's links show beside it.
+/// Opens the port of the bridge that `lease` is: frames pass from here on. It is born closed (down),
+/// since what keeps frames from going past the bridge cannot be set at its birth, and since nothing
+/// that an earlier lessee left may get there. So it is opened by its group, which is no other link's.
+///
+/// `reflects`: see [`reflect`]. `alias` is what the host's links show beside it.
 ///
 /// # Errors
 /// [`Failed::Netlink`].
 pub fn open_port(
     host: &mut Host,
-    port: &IfName,
+    lease: &Lease,
     reflects: bool,
     alias: Option<&str>,
 ) -> Result<()> {
-    let mut settings = vec![InfoBridgePort::GroupFwdMask(PORT_GROUP_FWD_MASK)];
+    let mut settings = vec![
+        InfoBridgePort::GroupFwdMask(PORT_GROUP_FWD_MASK),
+        // What is for a container that is gone is not for all the others to hear.
+        InfoBridgePort::UnicastFlood(false),
+    ];
     if reflects {
         settings.push(InfoBridgePort::HairpinMode(true));
     }
     let mut attributes = vec![of_port(settings)];
     attributes.extend(alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
     host.privileged(|netlink| {
-        link::change_without_ipv6(netlink, By::Name(port), &attributes)?;
-        link::set_up(netlink, By::Name(port))
+        // By its name, which is its owner's for ever, where its index may be another's by now.
+        link::change_without_ipv6(netlink, By::Name(&lease.host_end), &attributes)?;
+        netlink.change(RTM_NEWNEIGH, forwarding_entry(lease), NLM_F_CREATE | NLM_F_REPLACE)?;
+        link::set_group_up(netlink, lease.group)
     })?
     .map_err(Failed::netlink("opening the bridge's port"))
+}
+
+/// Where the bridge sends what is for the container's address: learnt entries are forgotten in time,
+/// and what has none is sent to nobody (`bridge fdb add MAC dev PORT master static`). It goes with the
+/// port. Whoever has the index has the address.
+fn forwarding_entry(lease: &Lease) -> NeighbourMessage {
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Bridge;
+    entry.header.ifindex = lease.index;
+    entry.header.state = NeighbourState::Noarp;
+    entry.header.flags = NeighbourFlags::Controller;
+    let mac = Mac::of(lease.address.ip).0.to_vec();
+    entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac));
+    entry
 }
 
 /// Lets frames go back out of the port that they came from: where bridged frames pass the firewall

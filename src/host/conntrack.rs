@@ -26,8 +26,10 @@ const IP_V4_DST: u16 = 2;
 const PROTO_NUM: u16 = 1;
 const PROTO_DST_PORT: u16 = 3;
 const FILTER_ORIGINAL_FLAGS: u16 = 1;
+const FILTER_REPLY_FLAGS: u16 = 2;
 
 /// What of a tuple a dump is filtered by (`CTA_FILTER_F_*`, `net/netfilter/nf_internals.h`, Linux 5.8).
+const BY_IP_SRC: u32 = 1 << 0;
 const BY_PROTO_NUM: u32 = 1 << 3;
 const BY_DST_PORT: u32 = 1 << 5;
 
@@ -85,26 +87,49 @@ pub(super) fn forget_others(mapping: &Mapping, ip: Ipv4Addr) -> Result<(), Error
     Ok(())
 }
 
+/// Has the kernel forget the flows that begin at `ip`, or late answers would reach whoever has it next
+/// (`ctnetlink_flush_conntrack`, `net/netfilter/nf_conntrack_netlink.c`: by a filter since Linux 6.12).
+///
+/// # Errors
+/// [`Error`].
+pub(super) fn forget_those_of(ip: Ipv4Addr) -> Result<(), Error> {
+    let address = [nest(TUPLE_IP, &[DefaultNla::new(IP_V4_SRC, ip.octets().to_vec())])];
+    let attributes = vec![nest(TUPLE_ORIGINAL, &address), filter(BY_IP_SRC)];
+    let request = Request { kind: DELETE, attributes };
+    Netlink::open_netfilter()?.tell(vec![(request, NLM_F_ACK)])
+}
+
 /// The question for the flows to a port of the host's.
 fn flows_to(mapping: &Mapping) -> Request {
-    let nest = |kind: u16, inside: &[DefaultNla]| {
-        let mut bytes = vec![0; inside.buffer_len()];
-        inside.emit(&mut bytes);
-        DefaultNla::new(kind | NESTED, bytes)
-    };
     let port = mapping.host_port.to_be_bytes().to_vec();
     let protocol = [
         DefaultNla::new(PROTO_NUM, vec![mapping.protocol.number()]),
         DefaultNla::new(PROTO_DST_PORT, port),
     ];
-    let flags = (BY_PROTO_NUM | BY_DST_PORT).to_ne_bytes().to_vec();
     Request {
         kind: GET,
         attributes: vec![
             nest(TUPLE_ORIGINAL, &[nest(TUPLE_PROTO, &protocol)]),
-            nest(FILTER, &[DefaultNla::new(FILTER_ORIGINAL_FLAGS, flags)]),
+            filter(BY_PROTO_NUM | BY_DST_PORT),
         ],
     }
+}
+
+/// What of a tuple counts: a dump and a deletion are about all flows that agree in that.
+fn filter(by: u32) -> DefaultNla {
+    nest(
+        FILTER,
+        &[
+            DefaultNla::new(FILTER_ORIGINAL_FLAGS, by.to_ne_bytes().to_vec()),
+            DefaultNla::new(FILTER_REPLY_FLAGS, vec![0; 4]),
+        ],
+    )
+}
+
+fn nest(kind: u16, inside: &[DefaultNla]) -> DefaultNla {
+    let mut bytes = vec![0; inside.buffer_len()];
+    inside.emit(&mut bytes);
+    DefaultNla::new(kind | NESTED, bytes)
 }
 
 /// Whether the packets of a flow are sent elsewhere than where the client sends them.

@@ -5,6 +5,7 @@
 //! creates it, and the kernel refuses a second link of either. So no quota and no address can be
 //! raced past, and when the namespace dies the kernel removes the link, and with it the lease.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -75,6 +76,9 @@ pub struct Lease {
     pub index: u32,
     /// The name of the host's end.
     pub host_end: IfName,
+    /// The group of the host's end: a number that no other link has. An index can be another's by now,
+    /// and a name another link's of the same user; this means one link for ever.
+    pub group: u32,
     /// Whether it was taken by this run, and not found.
     pub new: bool,
     /// Whether its port of the bridge is open.
@@ -135,7 +139,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
         return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
     }
     let host_end = link.name.parse().map_err(|_| foreign())?;
-    Ok(Lease { address, index, host_end, new: false, open: link.up })
+    Ok(Lease { address, index, host_end, group: link.group, new: false, open: link.up })
 }
 
 /// The link of `lease`, if it is still the target's: a wire can be taken out from inside, and its
@@ -146,6 +150,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
 pub fn held(host: &mut Host, lease: &Lease, target: &Target) -> Result<Option<Link>> {
     let Some(link) = host.link(By::Index(lease.index))? else { return Ok(None) };
     let still = link.name == lease.host_end.as_str()
+        && link.group == lease.group
         && link.peer_namespace.is_some()
         && link.peer_namespace == namespace_id(host, target)?;
     Ok(Some(link).filter(|_| still))
@@ -252,13 +257,15 @@ pub fn take(
     inside: &Inside,
 ) -> Result<Lease> {
     for _ in 0..TRIES {
-        let request = wire(wanted, bridge, &choice);
+        let group = random_group();
+        let request = wire(wanted, bridge, &choice, group);
         match host.privileged(|netlink| link::create(netlink, request))? {
             Ok(()) => {
                 return Ok(Lease {
                     address: wanted.cidr(choice.ip),
                     index: index_of(choice.ip),
                     host_end: choice.host_end,
+                    group,
                     new: true,
                     open: false,
                 });
@@ -283,8 +290,16 @@ pub fn take(
     Err(Failed::Contended.into())
 }
 
+/// A group for a link. Groups are for administrators to change many links at once; one of each link's
+/// own makes a change mean that link. Theirs are small numbers.
+fn random_group() -> u32 {
+    // The standard library has its keys from the kernel (getrandom(2)).
+    let random = RandomState::new().hash_one(0);
+    (random as u32) & 0x3fff_ffff | 0x4000_0000
+}
+
 /// Gives a lease back: the wire is deleted, from inside with the container's own rights, or else
-/// from the host by the name that only its owner's links have.
+/// from the host.
 ///
 /// # Errors
 /// [`Failed::Netlink`], and [`Failed::Caller`] when the capability has been given up.
@@ -292,13 +307,13 @@ pub fn give_back(host: &mut Host, lease: &Lease, inside: &Inside) -> Result<()> 
     if inside.remove(lease.index).is_ok() {
         return Ok(());
     }
-    host.privileged(|netlink| link::delete(netlink, By::Name(&lease.host_end)))?
+    host.privileged(|netlink| link::delete_group(netlink, lease.group))?
         .map_err(Failed::netlink("deleting the wire"))
 }
 
 /// The message that creates both ends at once, the container's in its own namespace from the start:
 /// to move one there later takes ten times as long.
-fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice) -> LinkMessage {
+fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> LinkMessage {
     let Choice { ip, ref host_end } = *choice;
     let end = |name: &IfName, mac: Mac, mtu: u32| {
         let mut message = LinkMessage::default();
@@ -317,6 +332,7 @@ fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice) -> LinkMessage {
     let mut outside = end(host_end, Mac::of_host_end(ip), bridge.mtu);
     outside.header.index = index_of(ip);
     outside.attributes.extend([
+        LinkAttribute::Group(group),
         LinkAttribute::Controller(bridge.index),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),

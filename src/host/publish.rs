@@ -4,12 +4,12 @@
 //! lead to somebody else's. Nobody is there to take it out when the container dies, and any run may
 //! be stopped at any moment. What keeps the rule all the same:
 //!
-//! - Whoever publishes puts his address into the set `publishing` first. Then he reads the number of
-//!   the ruleset's generation, then he sees that the lease is still his, and what he then commits
-//!   counts only if the generation is still the same.
+//! - Whoever publishes reads the number of the ruleset's generation. Then he sees that his address is in
+//!   the set `publishing`, where he has put it before, and that the lease is still his; and what he then
+//!   commits counts only if the generation is still the same.
 //! - Whoever takes a lease has his port of the bridge closed. If the address is in `publishing`, he
-//!   takes everything out that leads to it, in the same way, and the address from the set, which
-//!   begins a new generation. Only then he opens the port.
+//!   takes everything out that leads to it, in the same way, then what waits for it, and last the
+//!   address from the set, which begins a new generation. Only then he opens the port.
 //!
 //! So a run of an earlier lessee's has committed before, and that is taken out; or it comes after, and
 //! its generation is over. Where an address has never been published there is nothing to do.
@@ -110,7 +110,7 @@ fn is_local(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
 }
 
 /// Takes out whatever leads to the address of a lease that has just been taken, and whose port is
-/// still closed.
+/// still closed; of an earlier lessee's own flows as well.
 ///
 /// # Errors
 /// [`Failed::LeaseLost`], [`Failed::Firewall`], [`Failed::Contended`].
@@ -119,11 +119,8 @@ pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> 
     let closed = |host: &mut Host| {
         lease::held(host, lease, target).map(|link| link.is_some_and(|link| !link.up))
     };
-    if take_out(host, lease.address.ip, closed)? {
-        // A packet that waits for the address to be resolved has passed the firewall already.
-        forget_neighbour(host, bridge, lease.address.ip)?;
-    }
-    Ok(())
+    take_out(host, lease.address.ip, &[bridge.index], closed)?;
+    host.forget_flows_of(lease.address.ip)
 }
 
 /// All that is published: for whom, by address and by the name of the host's end, and what.
@@ -145,7 +142,7 @@ pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::Contended`].
 pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
-    take_out(host, lease.address.ip, |host| lease::is_held(host, lease, target)).map(drop)
+    take_out(host, lease.address.ip, &[], |host| lease::is_held(host, lease, target))
 }
 
 /// Takes out whatever leads to a container that is gone.
@@ -153,9 +150,11 @@ pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::Contended`].
 pub fn prune(host: &mut Host) -> Result<()> {
+    let bridges = firewall::bridges(host)?;
+    let bridges: Vec<_> = bridges.iter().map(|link| link.index).collect();
     for element in all_of(host, &PUBLISHING)? {
         let Some(ip) = address(&element.key) else { continue };
-        take_out(host, ip, |host| host.has_index(index_of(ip)).map(|leased| !leased))?;
+        take_out(host, ip, &bridges, |host| host.has_index(index_of(ip)).map(|leased| !leased))?;
     }
     Ok(())
 }
@@ -196,26 +195,23 @@ pub fn take_back(
     Err(Failed::Contended.into())
 }
 
-/// Takes out whatever leads to `ip`, under a generation in which `may` says that this is right.
-/// Gives whether there may have been anything.
+/// Takes out whatever leads to `ip`, under generations in which `may` says that this is right, and what
+/// waits for it at one of the bridges; last of all the mark, so that a further run goes on with what
+/// this one may leave.
 fn take_out(
     host: &mut Host,
     ip: Ipv4Addr,
+    bridges: &[u32],
     may: impl Fn(&mut Host) -> Result<bool>,
-) -> Result<bool> {
+) -> Result<()> {
     let mark = Element::key(ip.octets().to_vec());
-    for tries in 0..TRIES {
-        let marked = host.ruleset(|ruleset| ruleset.element(&PUBLISHING, mark.key.clone()))?;
-        match marked {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(tries > 0),
-            // A kernel that has no nf_tables has nothing in it either.
-            Err(error) if NO_NF_TABLES.contains(&error.errno()) => return Ok(false),
-            Err(error) => return Err(firewall::failed("reading it")(error)),
+    for _ in 0..TRIES {
+        if !is_marked(host, &mark)? {
+            return Ok(());
         }
         let generation = generation(host)?;
         if !may(host)? {
-            return Ok(false);
+            return Ok(());
         }
         let mut batch = Batch::new(TABLE);
         for (map, live) in [(&PORTS, &LIVE), (&PORTS_AT, &LIVE_AT)] {
@@ -227,12 +223,30 @@ fn take_out(
             batch.delete(live, &leading.iter().map(lives).collect::<Vec<_>>());
             batch.delete(map, &leading);
         }
+        if !batch.is_empty() {
+            commit(host, batch, Some(generation))?;
+            continue;
+        }
+        // A packet that waits for the address to be resolved has passed the firewall already.
+        for bridge in bridges {
+            forget_neighbour(host, *bridge, ip)?;
+        }
         batch.delete(&PUBLISHING, std::slice::from_ref(&mark));
         if commit(host, batch, Some(generation))? {
-            return Ok(true);
+            return Ok(());
         }
     }
     Err(Failed::Contended.into())
+}
+
+/// Whether something may lead to the address of this mark.
+fn is_marked(host: &mut Host, mark: &Element) -> Result<bool> {
+    match host.ruleset(|ruleset| ruleset.element(&PUBLISHING, mark.key.clone()))? {
+        Ok(found) => Ok(found.is_some()),
+        // A kernel that has no nf_tables has nothing in it either.
+        Err(error) if NO_NF_TABLES.contains(&error.errno()) => Ok(false),
+        Err(error) => Err(firewall::failed("reading it")(error)),
+    }
 }
 
 /// What a run has published.
@@ -266,10 +280,8 @@ pub fn publish(
     let mark = Element::key(ip.octets().to_vec());
     let mut announced = false;
     for _ in 0..TRIES {
-        let marked = host
-            .ruleset(|ruleset| ruleset.element(&PUBLISHING, mark.key.clone()))?
-            .map_err(firewall::failed("reading it"))?;
-        if marked.is_none() {
+        let generation = generation(host)?;
+        if !is_marked(host, &mark)? {
             let mut batch = Batch::new(TABLE);
             batch.add(&PUBLISHING, std::slice::from_ref(&mark));
             announced = commit(host, batch, None)?;
@@ -279,7 +291,6 @@ pub fn publish(
             }
             continue;
         }
-        let generation = generation(host)?;
         if !lease::is_held(host, lease, target)? {
             return Err(Failed::LeaseLost.into());
         }
@@ -342,10 +353,10 @@ fn leading_to(host: &mut Host, ip: Ipv4Addr) -> Result<usize> {
 }
 
 /// Has the host forget a neighbour, and with it the packets that wait for it.
-fn forget_neighbour(host: &mut Host, bridge: &Link, ip: Ipv4Addr) -> Result<()> {
+fn forget_neighbour(host: &mut Host, bridge: u32, ip: Ipv4Addr) -> Result<()> {
     let mut request = NeighbourMessage::default();
     request.header.family = AddressFamily::Inet;
-    request.header.ifindex = bridge.index;
+    request.header.ifindex = bridge;
     request.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))];
     match host.privileged(|netlink| netlink.change(RTM_DELNEIGH, request, 0))? {
         Err(error) if error.is(Errno::ENOENT) => Ok(()),

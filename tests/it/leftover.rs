@@ -387,9 +387,11 @@ fn pruning_takes_out_what_the_dead_left_and_nothing_else() {
     world.until_leases_are(&[]);
     world.root().netsetgo("-prune").done();
     assert_eq!(elements(&world), BTreeSet::new());
+    // Where somebody has flushed the rules they are put back, as forwarding is still on.
+    let rules = world.sh("nft list ruleset");
     world.sh("nft flush ruleset");
     alice.netsetgo("-prune").done();
-    assert_eq!(world.sh("nft list ruleset"), "");
+    assert_eq!(world.sh("nft list ruleset"), rules);
 }
 
 #[test]
