@@ -182,13 +182,13 @@ fn attach(pid: u32, publish: &[&OsStr]) -> Result<String> {
         say(format_args!("{address} by way of {gateway}"));
     }
     // Not of CNI's, but written as its plugins are told of ports.
-    for port in result["portMappings"].as_array().into_iter().flatten() {
+    for port in result.get("portMappings").and_then(Value::as_array).into_iter().flatten() {
         let ip = port["hostIP"].as_str().map(|ip| format!("{ip}:")).unwrap_or_default();
         let protocol = port["protocol"].as_str().unwrap_or_default();
         let (outer, inner) = (&port["hostPort"], &port["containerPort"]);
         say(format_args!("the host's {ip}{outer} leads to its {inner}/{protocol}"));
     }
-    Ok(resolv_conf(&result["dns"]))
+    Ok(result.get("dns").map(resolv_conf).unwrap_or_default())
 }
 
 /// The `dns` of a CNI result as a `resolv.conf`. (`netsetgo -resolvconf` prints it ready-made, to
