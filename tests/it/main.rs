@@ -13,6 +13,7 @@ mod attacks;
 mod caller;
 mod dns;
 mod failed;
+mod hook;
 mod install;
 mod leftover;
 mod midway;

@@ -187,6 +187,21 @@ impl World {
         leases
     }
 
+    /// What the firewall's two maps of published ports have, as nft lists it, in order.
+    #[track_caller]
+    pub(crate) fn published(&self) -> Vec<String> {
+        let mut published = Vec::new();
+        for map in ["ports", "ports_at"] {
+            let text = self.sh(&format!("nft list map inet netsetgo {map} 2>/dev/null || true"));
+            let elements = text.split_once("elements = {").map_or("", |(_, rest)| rest);
+            let elements = elements.split('}').next().unwrap().split(',');
+            let words = |element: &str| element.split_whitespace().collect::<Vec<_>>().join(" ");
+            published.extend(elements.map(words).filter(|element| !element.is_empty()));
+        }
+        published.sort();
+        published
+    }
+
     /// Waits until the host has exactly these leases.
     #[track_caller]
     pub(crate) fn until_leases_are(&self, names: &[&str]) {
