@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::caller::{self, Caller};
 use crate::cli::{Attach, Which};
-use crate::container::Inside;
+use crate::container::{End, Inside};
 use crate::error::Result;
 use crate::host::lease::{self, Wanted};
 use crate::host::{Host, publish};
@@ -36,8 +36,16 @@ pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()
         address: None,
         deadline,
     };
-    let lease = lease::find(&mut host, &wanted, end)?;
-    publish::withdraw(&mut host, &lease, &target)?;
+    match take_out(&mut host, &wanted, end, &inside) {
+        // Another run was faster, or somebody inside.
+        Err(_) if matches!(inside.look(), Ok(None)) => caller::give_up_all(),
+        done => done,
+    }
+}
+
+fn take_out(host: &mut Host, wanted: &Wanted, end: End, inside: &Inside) -> Result<()> {
+    let lease = lease::find(host, wanted, end)?;
+    publish::withdraw(host, &lease, wanted.target)?;
     caller::give_up_all()?;
     // With the container's own rights.
     inside.remove(lease.index)
