@@ -13,28 +13,10 @@ use crate::world::{
 /// What every container of these tests has that comes first.
 const ADDRESS: &str = "10.10.10.2";
 
-/// The elements of the firewall's maps and sets that have to do with published ports, as nft lists
-/// them, each after the name of what it is in.
-fn elements(world: &World) -> BTreeSet<String> {
-    let table = world.sh("nft list table inet netsetgo 2>/dev/null || true");
-    let mut all = BTreeSet::new();
-    for set in table.split("\n\t}") {
-        let Some((head, elements)) = set.split_once("elements = {") else { continue };
-        let name = head.split_whitespace().nth(1).unwrap();
-        if ["publishing", "ports", "ports_at", "live", "live_at"].contains(&name) {
-            for element in elements.trim_end_matches([' ', '}']).split(',') {
-                let element: Vec<_> = element.split_whitespace().collect();
-                all.insert(format!("{name}: {}", element.join(" ")));
-            }
-        }
-    }
-    all
-}
-
 /// Those that lead to an address.
 fn leading_to(world: &World, address: &str) -> Vec<String> {
     let place = format!(" {address} . ");
-    elements(world).into_iter().filter(|element| element.contains(&place)).collect()
+    world.elements().into_iter().filter(|element| element.contains(&place)).collect()
 }
 
 /// The elements by which port `host` leads to port 80 of what hangs on the host's link `link`.
@@ -367,26 +349,26 @@ fn pruning_takes_out_what_the_dead_left_and_nothing_else() {
         format!("-publish {port}:80 -publish {port}:80/udp -publish 192.0.2.1:{}:80", port + 1)
     };
     let pods: Vec<_> = [8080, 8090, 8100, 8110].map(|p| published(&alice, &publish(p))).into();
-    let before = elements(&world);
+    let before = world.elements();
     assert_eq!(before.len(), 4 * 7);
     alice.netsetgo("-prune").done();
-    assert_eq!(elements(&world), before);
+    assert_eq!(world.elements(), before);
     pods[0].kill();
     unwire(&pods[2]);
     world.until_leases_are(&["ns1000-1", "ns1000-3"]);
     // Not by whom the policy does not know, and nothing is changed.
     world.user("dave").refused("-prune", "uid 1003: not allowed");
-    assert_eq!(elements(&world), before);
+    assert_eq!(world.elements(), before);
     bob.netsetgo("-prune").done();
     let mut living = before;
     living.retain(|element| !element.contains("10.10.10.2") && !element.contains("10.10.10.4"));
     assert_eq!(living.len(), 2 * 7);
-    assert_eq!(elements(&world), living);
+    assert_eq!(world.elements(), living);
     pods[1].kill();
     pods[3].kill();
     world.until_leases_are(&[]);
     world.root().netsetgo("-prune").done();
-    assert_eq!(elements(&world), BTreeSet::new());
+    assert_eq!(world.elements(), BTreeSet::new());
     // Where somebody has flushed the rules they are put back, as forwarding is still on.
     let rules = world.sh("nft list ruleset");
     world.sh("nft flush ruleset");
@@ -442,7 +424,7 @@ fn a_user_publishes_no_more_than_there_is_room_for() {
             .collect();
         let _ = alice.netsetgo(format!("-pid {pod} -wait 0 {}", many.join(" ")));
     }
-    let count = elements(&world).len();
+    let count = world.elements().len();
     assert!(count < 3000, "{count} elements for one granted port of one container");
 }
 
@@ -499,7 +481,7 @@ fn only_this_leads_to(world: &World, pod: &Container<'_>, port: u16, why: &str) 
     let link = link.as_array().unwrap().iter().find(|link| link["ifindex"] == mac).unwrap();
     let link = link["ifname"].as_str().unwrap();
     assert_eq!(seen, one_port(link, port, &address), "{why}");
-    assert!(elements(world).contains(&format!("publishing: {address}")), "{why}");
+    assert!(world.elements().contains(&format!("publishing: {address}")), "{why}");
 }
 
 /// Whether a container is attached.

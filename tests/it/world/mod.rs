@@ -9,6 +9,7 @@ mod trace;
 mod user;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -187,17 +188,33 @@ impl World {
         leases
     }
 
-    /// What the firewall's two maps of published ports have, as nft lists it, in order.
+    /// The elements of the firewall's maps and sets that have to do with published ports, as nft
+    /// lists them, each after the name of what it is in.
+    #[track_caller]
+    pub(crate) fn elements(&self) -> BTreeSet<String> {
+        let table = self.sh("nft list table inet netsetgo 2>/dev/null || true");
+        let mut all = BTreeSet::new();
+        for set in table.split("\n\t}") {
+            let Some((head, elements)) = set.split_once("elements = {") else { continue };
+            let name = head.split_whitespace().nth(1).unwrap();
+            if ["publishing", "ports", "ports_at", "live", "live_at"].contains(&name) {
+                for element in elements.trim_end_matches([' ', '}']).split(',') {
+                    let element: Vec<_> = element.split_whitespace().collect();
+                    all.insert(format!("{name}: {}", element.join(" ")));
+                }
+            }
+        }
+        all
+    }
+
+    /// Of these, the ports and where they lead to, in order.
     #[track_caller]
     pub(crate) fn published(&self) -> Vec<String> {
-        let mut published = Vec::new();
-        for map in ["ports", "ports_at"] {
-            let text = self.sh(&format!("nft list map inet netsetgo {map} 2>/dev/null || true"));
-            let elements = text.split_once("elements = {").map_or("", |(_, rest)| rest);
-            let elements = elements.split('}').next().unwrap().split(',');
-            let words = |element: &str| element.split_whitespace().collect::<Vec<_>>().join(" ");
-            published.extend(elements.map(words).filter(|element| !element.is_empty()));
-        }
+        let maps = ["ports: ", "ports_at: "];
+        let lead = |element: &String| {
+            maps.iter().find_map(|map| element.strip_prefix(map)).map(str::to_owned)
+        };
+        let mut published: Vec<_> = self.elements().iter().filter_map(lead).collect();
         published.sort();
         published
     }
