@@ -9,10 +9,13 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid};
 
+use crate::address::IfName;
 use crate::attach::attach;
 use crate::caller::{self, Caller};
-use crate::cli::{self, Request, Which};
+use crate::cli::{self, Request};
 use crate::error::{Failed, Result};
+use crate::link::{self, By};
+use crate::netlink::Netlink;
 use crate::sys;
 
 /// Attaches a namespace that a child of this process makes as the caller. Gives how long that took,
@@ -21,31 +24,34 @@ use crate::sys;
 /// # Errors
 /// [`Failed::Trial`] when the namespace cannot be made, and any that [`attach`] has.
 pub(super) fn attach_and_leave(caller: &mut Caller) -> Result<f64> {
-    let guinea_pig = GuineaPig::start()?;
-    let which = ["-pid", &guinea_pig.pid.to_string()].map(str::to_owned);
-    let Request::Attach(Which::Pid(pid), request) = cli::parse(&which)? else {
+    let end: IfName = "veth1".parse().map_err(|_| Failed::Trial(Errno::EINVAL))?;
+    let guinea_pig = GuineaPig::start(&end)?;
+    let pid = guinea_pig.pid.to_string();
+    let Request::Attach(which, request) = cli::parse(["-pid", &pid, "-ifname", end.as_str()])?
+    else {
         return Err(Failed::Trial(Errno::EINVAL).into());
     };
     let start = Instant::now();
-    attach(caller, &Which::Pid(pid), &request)?;
+    attach(caller, &which, &request)?;
     Ok(Duration::as_secs_f64(&start.elapsed()))
 }
 
-/// A child in a user and a network namespace of its own. It ends when this is dropped.
+/// A child in a user and a network namespace of its own. When this is dropped it takes its wire out
+/// and ends.
 struct GuineaPig {
     channel: Option<OwnedFd>,
     pid: Pid,
 }
 
 impl GuineaPig {
-    fn start() -> Result<GuineaPig> {
+    fn start(end: &IfName) -> Result<GuineaPig> {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(Failed::Trial)?;
         match sys::fork().map_err(Failed::Trial)? {
             ForkResult::Child => {
                 drop(ours);
-                live(&theirs);
+                live(&theirs, end);
                 sys::exit_now(0)
             }
             ForkResult::Parent { child } => {
@@ -80,8 +86,10 @@ impl Drop for GuineaPig {
     }
 }
 
-/// The child's life: to make its namespaces as the caller, say so, and wait for the end.
-fn live(channel: &OwnedFd) {
+/// The child's life: to make its namespaces as the caller, say so, and wait for the end. Then it
+/// takes the interface `end` out, or the kernel would do so a moment after this program has said that
+/// all is gone.
+fn live(channel: &OwnedFd, end: &IfName) {
     let made = caller::give_up_all()
         .is_ok()
         .then(|| unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET));
@@ -93,5 +101,6 @@ fn live(channel: &OwnedFd) {
     let word = [u8::try_from(errno).unwrap_or(u8::MAX)];
     if send(channel.as_raw_fd(), &word, MsgFlags::MSG_NOSIGNAL).is_ok() && errno == 0 {
         let _ = recv(channel.as_raw_fd(), &mut [0], MsgFlags::empty());
+        let _ = Netlink::open().map(|mut netlink| link::delete(&mut netlink, By::Name(end)));
     }
 }
