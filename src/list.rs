@@ -78,11 +78,11 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
         list.leases.push(Entry {
             address: address.to_string(),
             user: user(&link.name, &users),
-            interface: link::name_inside(&mut netlink, &link),
+            interface: link::name_inside(&mut netlink, &link).as_deref().map(printable),
             container: link.alias.as_deref().map(printable),
             pid: link.peer_namespace.and_then(|id| processes.get(&id).copied()),
             port_mappings: published.iter().filter(of_this).map(|(_, _, m)| *m).collect(),
-            host_interface: link.name,
+            host_interface: printable(&link.name),
         });
     }
     report::print(&if json { as_json(&list)? } else { as_table(&list) })
