@@ -88,12 +88,13 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
     report::print(&if json { as_json(&list)? } else { as_table(&list) })
 }
 
-/// The published ports, if the program was installed so that it may see them.
+/// The published ports, if the program was installed so that it may see them: by their numbers, as
+/// the kernel's own order is another each time.
 fn published(caller: &mut Caller) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
-    match caller.privilege() {
-        Ok(privilege) => publish::all(&mut Host::open(&privilege)?),
-        Err(_) => Ok(Vec::new()),
-    }
+    let Ok(privilege) = caller.privilege() else { return Ok(Vec::new()) };
+    let mut all = publish::all(&mut Host::open(&privilege)?)?;
+    all.sort_by_key(|(_, _, port)| (port.host_ip, port.host_port, port.protocol.number()));
+    Ok(all)
 }
 
 /// The links that are leases, in the order of their addresses.
