@@ -17,6 +17,7 @@ mod failed;
 mod hook;
 mod install;
 mod leftover;
+mod list;
 mod midway;
 mod policy;
 mod publish;
