@@ -11,6 +11,7 @@ mod advertise;
 mod attach;
 mod attacks;
 mod caller;
+mod check;
 mod delete;
 mod dns;
 mod failed;
