@@ -3,14 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, stdin};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use netlink_packet_route::link::InfoKind;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::attach::attach;
 use crate::caller::Caller;
 use crate::cli::{self, Attach, PID_LIMIT, Which};
-use crate::error::{Error, Result, Usage};
+use crate::error::{Error, Failed, Result, Usage};
+use crate::host::lease::owner_of;
+use crate::link::{self, By, Link};
+use crate::netlink::Netlink;
 use crate::prune::prune;
 use crate::report;
 
@@ -23,6 +29,9 @@ const LONGEST_NAME: usize = 200;
 
 /// What the annotations that are this program's begin with.
 const OURS: &str = "netsetgo.";
+
+/// How long to sleep between two looks at the wire of a container that has stopped.
+const NAP: Duration = Duration::from_millis(5);
 
 /// The state of a container, as far as it matters here.
 #[derive(Debug, Deserialize)]
@@ -67,9 +76,35 @@ pub fn hook(caller: &mut Caller, mut request: Attach) -> Result<()> {
             state.complete(&mut request)?;
             report::warned(attach(caller, &which, &request))
         }
-        "stopped" => prune(caller),
+        "stopped" => {
+            see_off(caller, &printable(&state.id), Instant::now() + request.wait)?;
+            prune(caller)
+        }
         other => Err(wrong(format!("status {other:?} is none of the specification's"))),
     }
+}
+
+/// Waits, at most until `deadline`, for the wires of the caller's containers of this name to be gone. A
+/// runtime says that one has stopped when its processes have ended; the kernel takes its network
+/// namespace down after that, and until then there is nothing of it to be purged.
+fn see_off(caller: &Caller, name: &str, deadline: Instant) -> Result<()> {
+    let failed = || Failed::netlink("reading the links");
+    let is_of_it = |link: &Link| {
+        link.alias.as_deref() == Some(name)
+            && (caller.is_root() || owner_of(&link.name) == Some(caller.uid))
+    };
+    let mut netlink = Netlink::open().map_err(failed())?;
+    let wires = link::all(&mut netlink, InfoKind::Veth).map_err(failed())?;
+    for wire in wires.into_iter().filter(is_of_it) {
+        while Instant::now() < deadline
+            && link::get(&mut netlink, By::Index(wire.index))
+                .map_err(failed())?
+                .is_some_and(|link| is_of_it(&link))
+        {
+            sleep(NAP);
+        }
+    }
+    Ok(())
 }
 
 /// What is wrong with a state. Of a long text of its own only the ends are told.
