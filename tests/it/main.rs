@@ -25,6 +25,7 @@ mod publish;
 mod races;
 mod refused;
 mod runner;
+mod runners;
 mod scale;
 mod target;
 mod usage;

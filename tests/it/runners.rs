@@ -1,0 +1,279 @@
+//! Real runners, as a user calls them: the recipes of `docs/runners.md`, run exactly as they are
+//! printed there, and what becomes of their containers.
+
+use crate::world::{ALICE, HOST, Outcome, REMOTE, User, World};
+
+const DOCUMENT: &str = include_str!("../../docs/runners.md");
+
+/// The directory of the bundle that the recipes make, in alice's home.
+const BUNDLE: &str = "/home/alice/web";
+
+/// A host of somebody's who runs containers: alice has a home, a runtime directory and subordinate
+/// ids, and what runners share is this host's own.
+fn world() -> World {
+    world_with(&format!("{ALICE}publish = [\"8000-8999\"]\n"))
+}
+
+fn world_with(policy: &str) -> World {
+    let world = World::with_policy(policy);
+    world.sh("mount -t tmpfs -o mode=755 tmpfs /home
+         mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+         mount -t tmpfs -o mode=1777 tmpfs /var/tmp
+         # Whatever version of it the machine itself uses: Debian 12 has version 2.
+         mount -t cgroup2 cgroup2 /sys/fs/cgroup
+         mkdir -p /run/user /run/lock
+         for directory in /home/alice /run/user/1000; do
+             mkdir -m 700 $directory; chown alice:alice $directory
+         done
+         echo alice:100000:65536 >/etc/subuid; cp /etc/subuid /etc/subgid");
+    world
+}
+
+/// Alice at home, with what a login gives her.
+fn alice(world: &World) -> User<'_> {
+    world.alice().by("env -C /home/alice HOME=/home/alice XDG_RUNTIME_DIR=/run/user/1000")
+}
+
+/// Alice in the directory of the bundle.
+fn bundle(world: &World) -> User<'_> {
+    alice(world).by(&format!("env -C {BUNDLE}"))
+}
+
+/// The blocks of the document that are marked for tests, each with its mark.
+fn recipes() -> Vec<(String, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = DOCUMENT.lines();
+    while let Some(line) = lines.next() {
+        let Some(info) = line.strip_prefix("```") else { continue };
+        let text: String = lines
+            .by_ref()
+            .take_while(|line| *line != "```")
+            .map(|line| format!("{line}\n"))
+            .collect();
+        if let Some((_, mark)) = info.split_once(" test=") {
+            blocks.push((mark.to_owned(), text));
+        }
+    }
+    blocks
+}
+
+/// The text of the block with this mark.
+fn recipe(mark: &str) -> String {
+    let found: Vec<_> = recipes().into_iter().filter(|(of, _)| of == mark).collect();
+    assert_eq!(found.len(), 1, "blocks of docs/runners.md with the mark {mark}");
+    found[0].1.clone()
+}
+
+/// Runs these recipes one after another in a shell that ends where one fails. What they start may
+/// outlive them, and says what it has to say in the same place.
+fn follow(user: &User<'_>, marks: &[&str]) -> Outcome {
+    let script: String = marks.iter().map(|mark| recipe(mark)).collect();
+    let script = script.replace('\'', r"'\''");
+    let mut outcome = user.sh(&format!("sh -e -c '{script}' >/tmp/said 2>&1"));
+    outcome.out = user.sh("cat /tmp/said").done();
+    outcome
+}
+
+/// Follows the recipes, which have to succeed. Answers what was said.
+#[track_caller]
+fn followed(user: &User<'_>, marks: &[&str]) -> String {
+    let outcome = follow(user, marks);
+    assert_eq!(outcome.status, 0, "{marks:?}: {outcome:?}");
+    outcome.out
+}
+
+/// A remote host that serves, and a container of this runtime's called `web`, which has all of its
+/// network: it reaches the gateway and the remote host, and is reached by its published port.
+#[track_caller]
+fn is_connected(world: &World, runtime: &str) {
+    let remote = world.internet();
+    remote.sh("mkdir /run/www; echo remote >/run/www/index.html; busybox httpd -p 80 -h /run/www");
+    let exec = format!("exec timeout 20 {runtime} exec web");
+    let inside = |command: &str| alice(world).sh(&format!("{exec} {command}")).done();
+    let address = inside("ip -4 address show veth1");
+    assert!(address.contains("inet 10.10.10.2/24 "), "{address}");
+    let routes = inside("ip route");
+    assert!(routes.contains("default via 10.10.10.1 dev veth1"), "{routes}");
+    for host in ["10.10.10.1", REMOTE] {
+        let answer = inside(&format!("ping -c 1 -W 10 {host}"));
+        assert!(answer.contains(" 0% packet loss"), "{answer}");
+    }
+    assert_eq!(inside(&format!("wget -q -O - http://{REMOTE}/")), "remote\n");
+    let fetch = format!("busybox wget -q -O - http://{HOST}:8080/");
+    world.until("the published port to answer", || remote.user().sh(&fetch).status == 0);
+    assert_eq!(remote.sh(&fetch), "hello\n");
+}
+
+/// Asserts that nothing is left of any container: no lease, no published port, none in the
+/// runtime's list, and no process.
+#[track_caller]
+fn nothing_is_left(world: &World, runtime: &str) {
+    assert_eq!(alice(world).sh(&format!("{runtime} list -q")).done(), "");
+    world.until_leases_are(&[]);
+    let ports = world.sh("nft list map inet netsetgo ports; nft list set inet netsetgo live");
+    assert!(!ports.contains("elements"), "{ports}");
+    world.until("every process to end", || world.root().sh("ps -o comm= -u alice").out.is_empty());
+}
+
+#[test]
+fn every_recipe_of_the_document_has_a_test() {
+    let tests = include_str!("runners.rs");
+    for (mark, _) in recipes() {
+        assert!(tests.contains(&format!("{mark:?}")), "no test follows the recipe {mark}");
+    }
+    // And each block of commands is a recipe.
+    for line in DOCUMENT.lines().filter(|line| line.starts_with("```")) {
+        let info = &line[3..];
+        let commands = ["sh", "python"].iter().any(|language| info.starts_with(language));
+        assert!(!commands || info.contains(" test="), "{line}");
+    }
+}
+
+fn with_a_hook(runtime: &str, recipes: &[&str]) {
+    let world = world();
+    let said = followed(&alice(&world), recipes);
+    assert!(said.contains(" web        8080:80/tcp\n1 of your 16 links used\n"), "{said}");
+    assert_eq!(world.link("ns1000-0")["ifalias"], "web");
+    is_connected(&world, runtime);
+    alice(&world).sh(&format!("{runtime} delete -f web")).done();
+    nothing_is_left(&world, runtime);
+}
+
+#[test]
+fn runc_attaches_by_a_hook() {
+    with_a_hook("runc", &["bundle", "runc-spec", "ping", "hook", "runc-run"]);
+}
+
+#[test]
+fn crun_attaches_by_a_hook() {
+    with_a_hook("crun", &["bundle", "crun-spec", "ping", "crun-hook", "crun-run"]);
+}
+
+fn without_a_hook(runtime: &str, recipes: &[&str]) {
+    let world = world();
+    followed(&alice(&world), recipes);
+    is_connected(&world, runtime);
+    alice(&world).sh(&format!("{runtime} delete -f web")).done();
+    world.until_leases_are(&[]);
+    alice(&world).netsetgo("-prune").done();
+    nothing_is_left(&world, runtime);
+}
+
+#[test]
+fn runc_attaches_between_create_and_start() {
+    without_a_hook("runc", &["bundle", "runc-spec", "ping", "runc-create"]);
+}
+
+#[test]
+fn crun_attaches_between_create_and_start() {
+    without_a_hook("crun", &["bundle", "crun-spec", "ping", "crun-create"]);
+}
+
+/// Edits the bundle's configuration by a filter of jq's.
+#[track_caller]
+fn configure(world: &World, filter: &str) {
+    let edit = format!("jq '{filter}' config.json >new.json; mv new.json config.json");
+    bundle(world).sh(&edit).done();
+}
+
+#[test]
+fn a_hook_that_is_run_twice_is_success() {
+    for (runtime, spec, hook) in [("runc", "runc-spec", "hook"), ("crun", "crun-spec", "crun-hook")]
+    {
+        let world = world();
+        followed(&alice(&world), &["bundle", spec, hook]);
+        configure(&world, ".hooks.createRuntime += .hooks.createRuntime");
+        configure(&world, ".hooks.prestart = .hooks.createRuntime");
+        followed(&bundle(&world), &[&format!("{runtime}-run")]);
+        assert_eq!(world.leases(), ["ns1000-0"]);
+        alice(&world).sh(&format!("{runtime} delete -f web")).done();
+        nothing_is_left(&world, runtime);
+    }
+}
+
+#[test]
+fn a_refusal_fails_the_run_with_its_message_and_leaves_no_container() {
+    let nobody = "refused: uid 1000: not allowed";
+    let port = "refused: -publish 8080:80/tcp: host port 8080 is not granted to uid 1000";
+    for (policy, line) in [("", nobody), (ALICE, port)] {
+        for (runtime, spec, hook) in
+            [("runc", "runc-spec", "hook"), ("crun", "crun-spec", "crun-hook")]
+        {
+            let world = world_with(policy);
+            followed(&alice(&world), &["bundle", spec, hook]);
+            let outcome = bundle(&world).sh(&format!("exec timeout 20 {runtime} run web"));
+            assert!(![0, 124].contains(&outcome.status), "{outcome:?}");
+            // Where crun keeps what a hook says.
+            let kept = bundle(&world).sh("cat hook.log").out;
+            assert!((outcome.err + &kept).contains(&format!("netsetgo: {line}")), "{runtime}");
+            assert_eq!(alice(&world).sh(&format!("{runtime} list -q")).done(), "");
+            world.until("its processes to end", || {
+                world.root().sh("ps -o comm= -u alice").out.is_empty()
+            });
+            assert_eq!(world.leases(), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn cruns_container_takes_the_right_to_trace_and_the_error_says_so() {
+    let world = world();
+    let helper = "/usr/local/bin/netsetgo";
+    world.sh(&format!("chmod 755 {helper}; setcap cap_net_admin=ep {helper}"));
+    let outcome = follow(&alice(&world), &["bundle", "crun-spec", "crun-create"]);
+    assert_eq!(outcome.status, 3, "{outcome:?}");
+    let why = "its process is not dumpable, and netsetgo is installed without CAP_SYS_PTRACE; \
+               install it setuid, or with setcap cap_net_admin,cap_sys_ptrace=ep\n";
+    assert!(outcome.out.starts_with("netsetgo: refused: process "), "{outcome:?}");
+    assert!(outcome.out.ends_with(why), "{outcome:?}");
+    // What the message tells to do is enough.
+    world.sh(&format!("setcap cap_net_admin,cap_sys_ptrace=ep {helper}"));
+    bundle(&world).netsetgo("-pid $(cat pid)").done();
+    alice(&world).sh("crun start web").done();
+    assert_eq!(world.leases(), ["ns1000-0"]);
+}
+
+#[test]
+fn runcs_container_needs_no_right_to_trace() {
+    let world = world();
+    let helper = "/usr/local/bin/netsetgo";
+    world.sh(&format!("chmod 755 {helper}; setcap cap_net_admin=ep {helper}"));
+    followed(&alice(&world), &["bundle", "runc-spec", "runc-create"]);
+    assert_eq!(world.leases(), ["ns1000-0"]);
+}
+
+#[test]
+fn ping_needs_a_capability_or_a_group() {
+    let world = world();
+    let ping = "timeout 20 runc run ping";
+    let cleared = |world: &World| world.until_leases_are(&[]);
+    followed(&alice(&world), &["bundle", "runc-spec", "hook"]);
+    configure(&world, r#".process.args = ["ping", "-c", "1", "-W", "10", "10.10.10.1"]"#);
+    let without = bundle(&world).sh(ping);
+    assert!(without.err.contains("ping: permission denied"), "{without:?}");
+    cleared(&world);
+    followed(&bundle(&world), &["ping-group"]);
+    // The ping of iputils, without its file's capability, and with the host's libraries.
+    bundle(&world).sh("cp /usr/bin/ping rootfs/bin/iputils").done();
+    configure(
+        &world,
+        r#".mounts += (["/usr", "/lib", "/lib64"] | map({
+               destination: ., source: ., options: ["rbind", "ro"]}))
+           | .process.args[0] = "/bin/iputils""#,
+    );
+    let by_group = bundle(&world).sh(ping);
+    assert!(by_group.out.contains(" 0% packet loss"), "{by_group:?}");
+    cleared(&world);
+}
+
+#[test]
+fn a_process_of_unshares_is_attached() {
+    let world = world();
+    let user = alice(&world);
+    followed(&user, &["unshare"]);
+    let listed = user.netsetgo("-list").done();
+    assert!(listed.contains(" 8080:80/tcp\n"), "{listed}");
+    // Having attached one, its runner may go on to the next.
+    let said = followed(&user, &["unshare-ready"]);
+    assert!(said.contains("default via 10.10.10.1 dev veth1"), "{said}");
+}
