@@ -1,6 +1,10 @@
 //! Real runners, as a user calls them: the recipes of `docs/runners.md`, run exactly as they are
 //! printed there, and what becomes of their containers.
 
+use std::fs;
+
+use serde_json::json;
+
 use crate::world::{ALICE, HOST, Outcome, REMOTE, User, World};
 
 const DOCUMENT: &str = include_str!("../../docs/runners.md");
@@ -68,6 +72,11 @@ fn recipe(mark: &str) -> String {
 /// outlive them, and says what it has to say in the same place.
 fn follow(user: &User<'_>, marks: &[&str]) -> Outcome {
     let script: String = marks.iter().map(|mark| recipe(mark)).collect();
+    run(user, &script)
+}
+
+/// Runs this text likewise.
+fn run(user: &User<'_>, script: &str) -> Outcome {
     let script = script.replace('\'', r"'\''");
     let mut outcome = user.sh(&format!("sh -e -c '{script}' >/tmp/said 2>&1"));
     outcome.out = user.sh("cat /tmp/said").done();
@@ -82,14 +91,14 @@ fn followed(user: &User<'_>, marks: &[&str]) -> String {
     outcome.out
 }
 
-/// A remote host that serves, and a container of this runtime's called `web`, which has all of its
-/// network: it reaches the gateway and the remote host, and is reached by its published port.
+/// That a container has all of its network: it reaches the gateway and a remote host, and is reached
+/// by its published port. A command that follows `exec` is executed inside.
 #[track_caller]
-fn is_connected(world: &World, runtime: &str) {
+fn is_connected(world: &World, exec: &str) {
     let remote = world.internet();
     remote.sh("mkdir /run/www; echo remote >/run/www/index.html; busybox httpd -p 80 -h /run/www");
-    let exec = format!("exec timeout 20 {runtime} exec web");
-    let inside = |command: &str| alice(world).sh(&format!("{exec} {command}")).done();
+    let inside =
+        |command: &str| alice(world).sh(&format!("exec timeout 20 {exec} {command}")).done();
     let address = inside("ip -4 address show veth1");
     assert!(address.contains("inet 10.10.10.2/24 "), "{address}");
     let routes = inside("ip route");
@@ -104,15 +113,20 @@ fn is_connected(world: &World, runtime: &str) {
     assert_eq!(remote.sh(&fetch), "hello\n");
 }
 
-/// Asserts that nothing is left of any container: no lease, no published port, none in the
-/// runtime's list, and no process.
+/// Asserts that nothing is left on the host: no lease, and no published port.
 #[track_caller]
-fn nothing_is_left(world: &World, runtime: &str) {
-    assert_eq!(alice(world).sh(&format!("{runtime} list -q")).done(), "");
+fn the_host_is_clean(world: &World) {
     world.until_leases_are(&[]);
     let ports = world.sh("nft list map inet netsetgo ports; nft list set inet netsetgo live");
     assert!(!ports.contains("elements"), "{ports}");
-    world.until("every process to end", || world.root().sh("ps -o comm= -u alice").out.is_empty());
+}
+
+/// Asserts that this runtime has no container any more, and alice no process.
+#[track_caller]
+fn no_container_is_left(world: &World, runtime: &str) {
+    assert_eq!(alice(world).sh(&format!("{runtime} list -q")).done(), "");
+    let processes = "ps -o comm= -u alice";
+    world.until("every process to end", || world.root().sh(processes).out.is_empty());
 }
 
 #[test]
@@ -134,9 +148,10 @@ fn with_a_hook(runtime: &str, recipes: &[&str]) {
     let said = followed(&alice(&world), recipes);
     assert!(said.contains(" web        8080:80/tcp\n1 of your 16 links used\n"), "{said}");
     assert_eq!(world.link("ns1000-0")["ifalias"], "web");
-    is_connected(&world, runtime);
+    is_connected(&world, &format!("{runtime} exec web"));
     alice(&world).sh(&format!("{runtime} delete -f web")).done();
-    nothing_is_left(&world, runtime);
+    no_container_is_left(&world, runtime);
+    the_host_is_clean(&world);
 }
 
 #[test]
@@ -152,11 +167,12 @@ fn crun_attaches_by_a_hook() {
 fn without_a_hook(runtime: &str, recipes: &[&str]) {
     let world = world();
     followed(&alice(&world), recipes);
-    is_connected(&world, runtime);
+    is_connected(&world, &format!("{runtime} exec web"));
     alice(&world).sh(&format!("{runtime} delete -f web")).done();
     world.until_leases_are(&[]);
     alice(&world).netsetgo("-prune").done();
-    nothing_is_left(&world, runtime);
+    no_container_is_left(&world, runtime);
+    the_host_is_clean(&world);
 }
 
 #[test]
@@ -187,7 +203,8 @@ fn a_hook_that_is_run_twice_is_success() {
         followed(&bundle(&world), &[&format!("{runtime}-run")]);
         assert_eq!(world.leases(), ["ns1000-0"]);
         alice(&world).sh(&format!("{runtime} delete -f web")).done();
-        nothing_is_left(&world, runtime);
+        no_container_is_left(&world, runtime);
+        the_host_is_clean(&world);
     }
 }
 
@@ -206,10 +223,7 @@ fn a_refusal_fails_the_run_with_its_message_and_leaves_no_container() {
             // Where crun keeps what a hook says.
             let kept = bundle(&world).sh("cat hook.log").out;
             assert!((outcome.err + &kept).contains(&format!("netsetgo: {line}")), "{runtime}");
-            assert_eq!(alice(&world).sh(&format!("{runtime} list -q")).done(), "");
-            world.until("its processes to end", || {
-                world.root().sh("ps -o comm= -u alice").out.is_empty()
-            });
+            no_container_is_left(&world, runtime);
             assert_eq!(world.leases(), [""; 0]);
         }
     }
@@ -276,4 +290,81 @@ fn a_process_of_unshares_is_attached() {
     // Having attached one, its runner may go on to the next.
     let said = followed(&user, &["unshare-ready"]);
     assert!(said.contains("default via 10.10.10.1 dev veth1"), "{said}");
+}
+
+/// Follows one of bubblewrap's recipes with another command than `ip route`. It has to succeed.
+#[track_caller]
+fn wrapped(world: &World, mark: &str, option: &str, command: &str) -> String {
+    let script = recipe(mark);
+    assert!(script.contains("--unshare-all") && script.contains(" ip route "), "{script}");
+    let script = script.replace("--unshare-all", option).replace("ip route", command);
+    let directory = alice(world).sh("mktemp -d").done();
+    let user = alice(world).by(&format!("env -C {}", directory.trim_end()));
+    let outcome = run(&user, &script);
+    assert_eq!(outcome.status, 0, "{mark} {option}: {outcome:?}");
+    outcome.out
+}
+
+#[test]
+fn bubblewrap_has_its_network_before_its_command_starts() {
+    let world = world();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    fs::copy(world.path("/run/peer.py"), world.path("/tmp/peer.py")).unwrap();
+    for mark in ["bubblewrap", "bubblewrap-early"] {
+        let said = wrapped(&world, mark, "--unshare-all", "ip route");
+        assert!(said.contains("default via 10.10.10.1 dev veth1"), "{said}");
+        world.until_leases_are(&[]);
+        for option in ["--unshare-all", "--unshare-net"] {
+            let ask = format!("python3 /tmp/peer.py ask tcp {REMOTE} 7");
+            assert_eq!(wrapped(&world, mark, option, &ask), "remote 192.0.2.1\n", "{option}");
+            world.until_leases_are(&[]);
+            // Its own setting up is as it should be.
+            let said = wrapped(&world, mark, option, "ip address show dev lo");
+            assert!(said.contains("inet 127.0.0.1/8") && said.contains("LOOPBACK,UP"), "{said}");
+            world.until_leases_are(&[]);
+        }
+    }
+}
+
+#[test]
+fn podman_attaches_between_init_and_start() {
+    let world = world();
+    followed(&alice(&world), &["bundle", "podman"]);
+    // Podman's containers have no CAP_NET_RAW, which the ping of BusyBox needs.
+    is_connected(&world, "podman exec --privileged web");
+    assert_eq!(world.leases(), ["ns1000-0"]);
+    let outcome = alice(&world).sh("exec timeout 20 podman rm -f -t 0 web");
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+    world.until_leases_are(&[]);
+    alice(&world).netsetgo("-prune").done();
+    the_host_is_clean(&world);
+}
+
+#[test]
+fn a_hook_inside_rootless_podman_says_why_it_cannot_work() {
+    let world = world();
+    world.sh("mkdir /run/hooks");
+    let hook = json!({
+        "version": "1.0.0",
+        "hook": {"path": "/usr/local/bin/netsetgo", "args": ["netsetgo", "-hook"]},
+        "when": {"always": true},
+        "stages": ["createRuntime"],
+    });
+    fs::write(world.path("/run/hooks/netsetgo.json"), hook.to_string()).unwrap();
+    followed(&alice(&world), &["bundle"]);
+    for runtime in ["crun", "runc"] {
+        let outcome = bundle(&world).sh(&format!(
+            "exec timeout 20 podman --runtime {runtime} --hooks-dir /run/hooks run --network none \
+             --annotation run.oci.hooks.stderr=$PWD/hook.log --rootfs $PWD/rootfs echo started"
+        ));
+        assert!(![0, 124].contains(&outcome.status), "{outcome:?}");
+        assert!(!outcome.out.contains("started"), "{outcome:?}");
+        let kept = bundle(&world).sh("cat hook.log").out;
+        let why = "netsetgo: run inside a user namespace: no setuid bit counts there; call netsetgo \
+                   from outside, with the container's process id as seen there";
+        assert!((outcome.err + &kept).contains(why), "{runtime}: {kept}");
+        assert_eq!(world.leases(), [""; 0]);
+        bundle(&world).sh("rm -f hook.log").done();
+    }
 }
