@@ -368,3 +368,120 @@ fn a_hook_inside_rootless_podman_says_why_it_cannot_work() {
         bundle(&world).sh("rm -f hook.log").done();
     }
 }
+
+#[test]
+fn a_namespace_by_its_path_is_roots_to_attach() {
+    let world = world();
+    let root = world.root();
+    let said = followed(&root, &["netns"]);
+    assert!(said.contains("default via 10.10.10.1 dev eth0"), "{said}");
+    let lo = world.sh("ip netns exec blue ip -br address show dev lo");
+    assert!(lo.contains("127.0.0.1/8"), "{lo}");
+    for path in ["/run/netns/blue", "/run/netns/green"] {
+        alice(&world).refused(format!("-netns {path}"), "not yours, or gone");
+        alice(&world).refused(format!("-delete -netns {path} -ifname eth0"), "not yours, or gone");
+    }
+    root.netsetgo("-delete -netns /run/netns/blue -ifname eth0").done();
+    assert_eq!(world.leases(), [""; 0]);
+    root.netsetgo("-netns /run/netns/blue").done();
+    assert_eq!(world.leases(), ["ns0-0"]);
+    world.sh("ip netns delete blue");
+    world.until_leases_are(&[]);
+}
+
+#[test]
+fn a_second_command_shares_the_network_of_the_first() {
+    let world = world();
+    let said = followed(&alice(&world), &["share-command"]);
+    assert!(said.contains("default via 10.10.10.1 dev veth1"), "{said}");
+    assert_eq!(world.leases(), ["ns1000-0"]);
+}
+
+#[test]
+fn a_second_container_shares_the_network_of_the_first() {
+    for (runtime, spec, hook) in [("runc", "runc-spec", "hook"), ("crun", "crun-spec", "crun-hook")]
+    {
+        let world = world();
+        followed(&alice(&world), &["bundle", spec, hook]);
+        followed(&bundle(&world), &[&format!("{runtime}-run")]);
+        listens(&world, "web", &format!("{runtime} exec web"));
+        let script = recipe("share-runc").replace("runc", runtime);
+        let outcome = run(&bundle(&world), &script);
+        assert_eq!((outcome.status, &*outcome.out), (0, "hello\n"), "{runtime}: {outcome:?}");
+        // The end of the second is not that of the network.
+        assert_eq!(world.leases(), ["ns1000-0"]);
+        alice(&world).sh(&format!("{runtime} delete -f web")).done();
+        no_container_is_left(&world, runtime);
+        the_host_is_clean(&world);
+    }
+}
+
+/// Waits until the container's web server answers inside.
+#[track_caller]
+fn listens(world: &World, name: &str, exec: &str) {
+    let fetch = format!("exec timeout 20 {exec} wget -q -O - http://127.0.0.1/");
+    world.until(&format!("{name} to listen"), || alice(world).sh(&fetch).status == 0);
+}
+
+#[test]
+fn a_second_container_of_podmans_shares_the_network_of_the_first() {
+    let world = world();
+    followed(&alice(&world), &["bundle", "podman"]);
+    listens(&world, "web", "podman exec web");
+    assert_eq!(followed(&bundle(&world), &["share-podman"]), "hello\n");
+    assert_eq!(world.leases(), ["ns1000-0"]);
+}
+
+/// A host whose policy names a name server.
+fn world_with_dns() -> World {
+    world_with(&format!("[network]\ndns = [\"192.0.2.53\"]\n{ALICE}publish = [\"8000-8999\"]\n"))
+}
+
+#[test]
+fn a_container_is_told_of_its_name_servers() {
+    for (runtime, spec, hook) in [("runc", "runc-spec", "hook"), ("crun", "crun-spec", "crun-hook")]
+    {
+        let world = world_with_dns();
+        let served =
+            || alice(&world).sh(&format!("{runtime} exec web cat /etc/resolv.conf")).done();
+        followed(&alice(&world), &["bundle", spec, "resolvconf"]);
+        let create = recipe(&format!("{runtime}-create"));
+        assert!(create.contains(" -publish 8080:80\n"), "{create}");
+        let create = create.replace(" -publish 8080:80\n", " -resolvconf >resolv.conf\n");
+        let outcome = run(&bundle(&world), &create);
+        assert_eq!(outcome.status, 0, "{outcome:?}");
+        assert_eq!(served(), "nameserver 192.0.2.53\n", "{runtime}");
+        alice(&world).sh(&format!("{runtime} delete -f web; rm web/pid; >web/resolv.conf")).done();
+
+        followed(&bundle(&world), &[hook, "resolvconf-hook"]);
+        followed(&bundle(&world), &[&format!("{runtime}-run")]);
+        assert_eq!(served(), "nameserver 192.0.2.53\n", "{runtime}");
+    }
+}
+
+#[test]
+fn a_container_of_podmans_is_told_of_its_name_servers() {
+    let world = world_with_dns();
+    followed(&alice(&world), &["bundle"]);
+    let script = recipe("podman")
+        .replace(" --rootfs ", " -v \"$PWD/resolv.conf:/etc/resolv.conf:ro\" --rootfs ")
+        .replace(" -publish 8080:80\n", " -resolvconf >resolv.conf\n");
+    let outcome = run(&bundle(&world), &format!("touch resolv.conf\n{script}"));
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+    let told = alice(&world).sh("exec timeout 20 podman exec web cat /etc/resolv.conf").done();
+    assert_eq!(told, "nameserver 192.0.2.53\n");
+}
+
+#[test]
+fn a_runner_written_in_python_works() {
+    let world = world();
+    fs::write(world.path("/home/alice/runner.py"), recipe("python")).unwrap();
+    let run = |user: &User<'_>, command: &str| user.sh(&format!("python3 ~/runner.py {command}"));
+    let said = run(&alice(&world), "ip route").done();
+    assert!(said.contains("default via 10.10.10.1 dev veth1"), "{said}");
+    assert_eq!(run(&alice(&world), "sh -c 'exit 7'").status, 7);
+    world.policy("");
+    let outcome = run(&alice(&world), "echo started");
+    assert!(outcome.status == 1 && outcome.out.is_empty(), "{outcome:?}");
+    assert!(outcome.is_one_line(), "{outcome:?}");
+}
