@@ -222,6 +222,10 @@ pub fn set_up(netlink: &mut Netlink, by: By) -> Result<(), Error> {
 /// # Errors
 /// [`Error`].
 pub fn set_group_up(netlink: &mut Netlink, group: u32) -> Result<(), Error> {
+    // Which every link is in that nobody has put into another.
+    if group == 0 {
+        return Err(Error::Kernel(Errno::EINVAL));
+    }
     let mut request = LinkMessage::default();
     request.header.flags = LinkFlags::Up;
     request.header.change_mask = LinkFlags::Up;

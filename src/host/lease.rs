@@ -29,6 +29,9 @@ use crate::target::Target;
 const MARK: u32 = 0x4000_0000;
 const ADDRESS_BITS: u32 = 0x3fff_ffff;
 
+/// What marks a group as a lease's. Every other link is in group 0, so that one must never be meant.
+const GROUP_MARK: u32 = 0x4000_0000;
+
 /// How long to sleep between two tries to get what is still taken.
 pub(super) const NAP: Duration = Duration::from_millis(20);
 
@@ -130,6 +133,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
         && link.peer_namespace == namespace_id(host, wanted.target)?;
     if !of_the_caller
         || !to_the_target
+        || link.group & GROUP_MARK == 0
         || link.kind != Some(Kind::Veth)
         || link.master != Some(bridge.index)
     {
@@ -295,7 +299,7 @@ pub fn take(
 fn random_group() -> u32 {
     // The standard library has its keys from the kernel (getrandom(2)).
     let random = RandomState::new().hash_one(0);
-    (random as u32) & 0x3fff_ffff | 0x4000_0000
+    (random as u32) & !GROUP_MARK | GROUP_MARK
 }
 
 /// Gives a lease back: the wire is deleted, from inside with the container's own rights, or else
