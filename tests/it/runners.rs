@@ -212,7 +212,8 @@ fn a_hook_that_is_run_twice_is_success() {
 fn a_refusal_fails_the_run_with_its_message_and_leaves_no_container() {
     let nobody = "refused: uid 1000: not allowed";
     let port = "refused: -publish 8080:80/tcp: host port 8080 is not granted to uid 1000";
-    for (policy, line) in [("", nobody), (ALICE, port)] {
+    let another = format!("{ALICE}publish = [\"9000\"]\n");
+    for (policy, line) in [("", nobody), (&another, port)] {
         for (runtime, spec, hook) in
             [("runc", "runc-spec", "hook"), ("crun", "crun-spec", "crun-hook")]
         {
@@ -222,7 +223,8 @@ fn a_refusal_fails_the_run_with_its_message_and_leaves_no_container() {
             assert!(![0, 124].contains(&outcome.status), "{outcome:?}");
             // Where crun keeps what a hook says.
             let kept = bundle(&world).sh("cat hook.log").out;
-            assert!((outcome.err + &kept).contains(&format!("netsetgo: {line}")), "{runtime}");
+            let said = outcome.err + &kept;
+            assert!(said.contains(&format!("netsetgo: {line}")), "{runtime}: {said}");
             no_container_is_left(&world, runtime);
             assert_eq!(world.leases(), [""; 0]);
         }
