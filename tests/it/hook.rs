@@ -2,6 +2,7 @@
 //! of the network.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use serde_json::{Value, json};
@@ -95,11 +96,12 @@ fn of_a_container_that_has_stopped_nothing_is_left() {
     // runc leaves the pid out, crun sends 0. That of a process that lives is none of its own.
     for pid in [Value::Null, json!(0), json!(living.pid), json!(-1)] {
         let dead = alice.container();
-        hook(&alice, "-publish 8001:80", &created(&dead, json!({}))).done();
+        let starts = state("created", "other", json!(dead.pid), json!({}));
+        hook(&alice, "-publish 8001:80", &starts).done();
         dead.kill();
         world.until_leases_are(&["ns1000-0"]);
         assert_eq!(world.published().len(), 2);
-        hook(&alice, "", &state("stopped", "web", pid, json!({}))).done();
+        hook(&alice, "", &state("stopped", "other", pid, json!({}))).done();
         assert_eq!(world.published(), [r#"6 . 8000 comment "ns1000-0" : 10.10.10.2 . 80"#]);
     }
     let without = r#"{"ociVersion":"1.0.2","id":"a","status":"stopped","bundle":"/b"}"#;
@@ -107,6 +109,40 @@ fn of_a_container_that_has_stopped_nothing_is_left() {
     // Nor does it take what the container was started with.
     world.unchanged(|| hook(&alice, "-ifname eth0 -publish 8000:80 -lo", without)).done();
     assert_eq!(living.address(), "10.10.10.2/24");
+}
+
+#[test]
+fn the_wire_of_a_container_that_has_stopped_is_waited_for() {
+    let world = World::with_policy(&format!("{}[[allow]]\nuser = \"bob\"\n", publishing()));
+    let (alice, bob) = (world.alice(), world.bob());
+    let pod = alice.container();
+    hook(&alice, "-publish 8000:80", &created(&pod, json!({}))).done();
+    let stopped = state("stopped", "web", Value::Null, json!({}));
+    // Others may live in the namespace yet: then nothing is taken from them.
+    world.unchanged(|| hook(&alice, "-wait 0.1", &stopped)).done();
+    // Names are each user's own.
+    let began = Instant::now();
+    world.unchanged(|| hook(&bob, "-wait 60", &stopped)).done();
+    let other = state("stopped", "we", Value::Null, json!({}));
+    world.unchanged(|| hook(&alice, "-wait 60", &other)).done();
+    assert!(began.elapsed() < Duration::from_secs(30));
+
+    fs::write(world.path("/tmp/state"), &stopped).unwrap();
+    let helper = Trace::of(&alice, "netsetgo -hook -wait 60 </tmp/state");
+    let mut waits = 0;
+    let outcome = helper.watch(|stage| {
+        if stage.call == libc::SYS_clock_nanosleep {
+            waits += 1;
+            if waits == 2 {
+                assert_eq!(world.published().len(), 1);
+                pod.kill();
+            }
+        }
+    });
+    outcome.done();
+    assert!(waits >= 2);
+    assert_eq!(world.leases(), [""; 0]);
+    assert_eq!(world.published(), [""; 0]);
 }
 
 #[test]
