@@ -20,7 +20,14 @@ END
 
 policy=/etc/netsetgo.toml
 capabilities=cap_net_admin,cap_sys_ptrace=ep
-manuals=(man8/netsetgo.8 man5/netsetgo.toml.5)
+# What lies beside the program: each file of docs/, and its place in the prefix's share/.
+shared=(
+    netsetgo.8=man/man8/netsetgo.8
+    netsetgo.toml.5=man/man5/netsetgo.toml.5
+    completions/netsetgo.bash=bash-completion/completions/netsetgo
+    completions/_netsetgo=zsh/site-functions/_netsetgo
+    completions/netsetgo.fish=fish/vendor_completions.d/netsetgo.fish
+)
 
 step() { printf '==> %s\n' "$*"; }
 note() { printf '    %s\n' "$*"; }
@@ -101,11 +108,12 @@ install_program() { # install_program BUILT
     note "$(stat -c '%A %U' "$prefix/bin/netsetgo") $prefix/bin/netsetgo"
 }
 
-install_manuals() {
-    local page
-    for page in "${manuals[@]}"; do
-        install -D -o root -g root -m 0644 "docs/${page##*/}" "$prefix/share/man/$page"
-        note "$(stat -c '%A %U' "$prefix/share/man/$page") $prefix/share/man/$page"
+install_shared() {
+    local pair file
+    for pair in "${shared[@]}"; do
+        file=$prefix/share/${pair#*=}
+        install -D -o root -g root -m 0644 "docs/${pair%%=*}" "$file"
+        note "$(stat -c '%A %U' "$file") $file"
     done
 }
 
@@ -149,14 +157,14 @@ install_policy() { # install_policy UID, or '' to allow nobody yet
 install_all() { # install_all BUILT UID
     step 'Installing'
     install_program "$1"
-    install_manuals
+    install_shared
     install_policy "$2"
 }
 
 uninstall() {
     step 'Removing'
     local file
-    for file in "$prefix/bin/netsetgo" "${manuals[@]/#/$prefix/share/man/}"; do
+    for file in "$prefix/bin/netsetgo" "${shared[@]/#*=/$prefix/share/}"; do
         if [[ -e $file ]]; then rm -f "$file" && note "$file"; fi
     done
     if [[ -e $policy ]]; then note "$policy stays; delete it yourself if it is not wanted"; fi

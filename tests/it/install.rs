@@ -6,11 +6,22 @@ use std::fs;
 use crate::refused::undumpable;
 use crate::world::{Outcome, World};
 
+/// The files of docs/ that are installed, and their places below the prefix's share/.
+const SHARED: [(&str, &str); 5] = [
+    ("netsetgo.8", "man/man8/netsetgo.8"),
+    ("netsetgo.toml.5", "man/man5/netsetgo.toml.5"),
+    ("completions/netsetgo.bash", "bash-completion/completions/netsetgo"),
+    ("completions/_netsetgo", "zsh/site-functions/_netsetgo"),
+    ("completions/netsetgo.fish", "fish/vendor_completions.d/netsetgo.fish"),
+];
+
 /// A host with the source tree's installer, and a toolchain.
 fn world() -> World {
     let world = World::without_policy();
-    world.sh("mkdir -p /run/tree/docs /run/tools; cp /usr/local/bin/netsetgo /run/tools/built");
-    for file in ["install.sh", "Cargo.toml", "docs/netsetgo.8", "docs/netsetgo.toml.5"] {
+    world.sh("mkdir -p /run/tree/docs/completions /run/tools; cp /usr/local/bin/netsetgo /run/tools/built");
+    let documents = SHARED.map(|(file, _)| format!("docs/{file}"));
+    for file in ["install.sh", "Cargo.toml"].into_iter().chain(documents.iter().map(String::as_str))
+    {
         let from = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
         fs::copy(from, world.path(&format!("/run/tree/{file}"))).unwrap();
     }
@@ -62,8 +73,10 @@ fn the_installed_program_is_roots_and_setuid_and_works_for_who_called_sudo() {
         assert_eq!(state(&world, "/run/prefix/bin/netsetgo"), "4755 root root");
         assert_eq!(state(&world, "/etc/netsetgo.toml"), "644 root root");
         assert_eq!(world.sh("ls -A /run/prefix/bin"), "netsetgo\n");
-        for manual in ["man8/netsetgo.8", "man5/netsetgo.toml.5"] {
-            assert_eq!(state(&world, &format!("/run/prefix/share/man/{manual}")), "644 root root");
+        for (file, place) in SHARED {
+            let place = format!("/run/prefix/share/{place}");
+            assert_eq!(state(&world, &place), "644 root root");
+            world.sh(&format!("cmp /run/tree/docs/{file} {place}"));
         }
     }
     let (alices, bobs) = (world.alice().container(), world.bob().container());

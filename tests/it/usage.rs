@@ -1,6 +1,9 @@
 //! Command lines that say nothing, or nonsense: exit status 2, and nothing was touched.
 
-use crate::world::{ALICE, World};
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use crate::world::{ALICE, Outcome, World};
 
 #[test]
 fn a_process_id_is_a_number_that_a_process_can_have() {
@@ -158,22 +161,135 @@ fn an_argument_cannot_forge_a_second_line() {
 }
 
 #[test]
-fn the_manual_page_has_every_option_that_the_help_has() {
-    let world = World::without_policy();
-    let help = world.alice().netsetgo("-help").done();
-    let options: Vec<_> = help
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("--").or(word.strip_prefix('-')))
-        .filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-        .collect();
-    assert!(options.len() > 10, "{help}");
-    let manual = include_str!("../../docs/netsetgo.8");
-    for option in options {
-        assert!(
-            manual.contains(&format!(".It Fl {option}")),
-            "-{option} is not in the manual page"
-        );
+fn beside_what_is_asked_for_stands_only_what_bears_on_it() {
+    let world = World::new();
+    let alice = world.alice();
+    for arguments in [
+        "-list -pid 7",
+        "-list -resolvconf",
+        "-list -ifname eth0",
+        "-check -json",
+        "-check -wait 7",
+        "-prune -pid 7",
+        "-delete -pid 7 -publish 8080:80",
+        "-delete -pid 7 -json",
+        "-delete -pid 7 -lo",
+        "-delete -pid 7 -containerAddress 10.10.10.2/24",
+        "-delete -list",
+        "-list -check",
+        "-check -prune",
+    ] {
+        alice.usage(arguments, "exclude each other");
     }
+    alice.usage("-delete", "-pid N or -netns PATH");
+    alice.usage("-delete -pid 7 -netns /x", "exclude each other");
+    alice.usage("-delete -pid 0", "pid");
+    alice.usage("-list x", "unexpected argument");
+    alice.usage("-list -list", "");
+}
+
+/// The options that `-help` names.
+#[track_caller]
+fn options() -> BTreeSet<String> {
+    let help = World::without_policy().alice().netsetgo("-help").done();
+    let named = help.lines().filter_map(|line| line.strip_prefix("    -"));
+    let options: BTreeSet<_> = named.map(word).collect();
+    assert!(options.len() > 10, "{help}");
+    options
+}
+
+/// The letters that a text begins with.
+fn word(text: &str) -> String {
+    text.chars().take_while(char::is_ascii_alphabetic).collect()
+}
+
+/// What a shell prints that runs this script in the source tree's directory of completions.
+#[track_caller]
+fn shell(shell: &[&str], script: &str) -> String {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/completions");
+    let (program, options) = shell.split_first().unwrap();
+    let mut command = Command::new(program);
+    command.args(options).args(["-c", script]).current_dir(directory);
+    Outcome::from(command.output().unwrap_or_else(|error| panic!("{program}: {error}"))).done()
+}
+
+/// The first words of lines, without their dashes: one for options, which there must be.
+#[track_caller]
+fn dashed(lines: &str) -> BTreeSet<String> {
+    lines.lines().map(|line| word(line.strip_prefix('-').unwrap())).collect()
+}
+
+#[test]
+fn the_manual_page_has_the_options_that_the_help_has() {
+    let manual = include_str!("../../docs/netsetgo.8");
+    let items = manual.lines().filter_map(|line| line.strip_prefix(".It Fl "));
+    assert_eq!(items.map(word).collect::<BTreeSet<_>>(), options());
+    // And its synopsis each of them too.
+    let (_, rest) = manual.split_once(".Sh SYNOPSIS").unwrap();
+    let (synopsis, _) = rest.split_once(".Sh ").unwrap();
+    let words: BTreeSet<_> = synopsis.split_whitespace().map(word).collect();
+    let missing: Vec<_> = options().into_iter().filter(|option| !words.contains(option)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn bash_completes_the_options_that_there_are() {
+    let complete = |line: &str| {
+        shell(
+            &["bash", "--norc"],
+            &format!(
+                "source ./netsetgo.bash; COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+                 _netsetgo; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+            ),
+        )
+    };
+    assert_eq!(dashed(&complete("netsetgo -")), options());
+    assert_eq!(complete("netsetgo -"), complete("netsetgo ''"));
+    assert_eq!(complete("netsetgo -").replace('-', "--"), complete("netsetgo --"));
+    assert_eq!(complete("netsetgo -json -con"), "-containerAddress\n");
+    assert_eq!(complete("netsetgo --pid 7 --con"), "--containerAddress\n");
+    assert!(complete("netsetgo -pid ''").lines().any(|pid| pid == std::process::id().to_string()));
+    assert_eq!(complete("netsetgo -netns /proc/self/ns/ne"), "/proc/self/ns/net\n");
+    for option in ["mtu", "-mtu", "ifname", "publish", "wait"] {
+        assert_eq!(complete(&format!("netsetgo -{option} ''")).trim(), "");
+    }
+    let registered = shell(&["bash", "--norc"], "source ./netsetgo.bash; complete -p netsetgo");
+    assert_eq!(registered, "complete -F _netsetgo netsetgo\n");
+}
+
+#[test]
+fn zsh_completes_the_options_that_there_are() {
+    // What zsh's own function is told of them.
+    let told = shell(&["zsh", "-f"], "_arguments() { print -rl -- \"$@\" }; source ./_netsetgo");
+    let name = |line: &str| {
+        let (option, _) = line.split_once('[').unwrap();
+        let option = option.rsplit(')').next().unwrap().trim_start_matches('*');
+        option.strip_prefix('-').unwrap().to_owned()
+    };
+    assert_eq!(told.lines().map(name).collect::<BTreeSet<_>>(), options());
+    // So are those that an option excludes.
+    for group in told.lines().filter_map(|line| line.strip_prefix('(')?.split_once(')')) {
+        let excluded = group.0.split_whitespace().filter(|option| *option != "-");
+        let strange: Vec<_> =
+            excluded.filter(|option| !options().contains(option.trim_start_matches('-'))).collect();
+        assert!(strange.is_empty(), "{strange:?}");
+    }
+    let first = shell(&["zsh", "-f"], "head -n 1 _netsetgo");
+    assert_eq!(first, "#compdef netsetgo\n");
+}
+
+#[test]
+fn fish_completes_the_options_that_there_are() {
+    let complete = |line: &str| {
+        let script = format!("source ./netsetgo.fish; complete -C '{line}'");
+        shell(&["fish", "--no-config"], &script)
+    };
+    assert_eq!(dashed(&complete("netsetgo -")), options());
+    assert!(complete("netsetgo -json -con").starts_with("-containerAddress\t"));
+    let own = format!("{}\t", std::process::id());
+    assert!(complete("netsetgo -pid ").lines().any(|line| line.starts_with(&own)));
+    assert_eq!(complete("netsetgo -netns /proc/self/ns/ne"), "/proc/self/ns/net\n");
+    assert_eq!(complete("netsetgo -mtu "), "");
 }
 
 #[test]

@@ -1,0 +1,23 @@
+# Completion of netsetgo(8) for fish.
+
+complete -c netsetgo -f
+complete -c netsetgo -o pid -x -a '(__fish_complete_pids)' -d 'Attach the network namespace of process N'
+complete -c netsetgo -o netns -r -F -d 'Attach the network namespace of a file'
+complete -c netsetgo -o bridgeName -x -a '(for bridge in /sys/class/net/*/bridge; string split -f 5 / $bridge; end)' -d 'The host\'s bridge'
+complete -c netsetgo -o bridgeAddress -x -d 'The bridge\'s address and subnet, A/P'
+complete -c netsetgo -o containerAddress -x -d 'The container\'s address, A/P'
+complete -c netsetgo -o vethNamePrefix -x -d 'Name the container\'s end P1 and, as root, the host\'s P0'
+complete -c netsetgo -o ifname -x -d 'The name of the container\'s end'
+complete -c netsetgo -o mtu -x -d 'The MTU of the container\'s end'
+complete -c netsetgo -o lo -d 'Bring the container\'s loopback up as well'
+complete -c netsetgo -o wait -x -d 'Seconds to wait for the namespace, or for a dying lease'
+complete -c netsetgo -o publish -x -d 'Forward a port of the host, [IP:]HOST:PORT[/tcp|udp]'
+complete -c netsetgo -o json -d 'Print the result as JSON'
+complete -c netsetgo -o resolvconf -d 'Print a resolv.conf for the container'
+complete -c netsetgo -o hook -d 'Be an OCI runtime hook'
+complete -c netsetgo -o delete -d 'Take a container\'s network away'
+complete -c netsetgo -o list -d 'List who has which address'
+complete -c netsetgo -o check -d 'Check whether this machine is ready'
+complete -c netsetgo -o prune -d 'Take out the published ports of containers that are gone'
+complete -c netsetgo -o version -d 'Print the version'
+complete -c netsetgo -o help -d 'Print a summary of the options'
