@@ -104,20 +104,16 @@ impl Host<'_> {
     ///
     /// # Errors
     /// [`Failed::Caller`].
-    fn forget_flows(&self, mapping: &Mapping, ip: Ipv4Addr) -> Result<()> {
-        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
-        let _ = conntrack::forget_others(mapping, ip);
-        Ok(())
+    fn forget_flows(&mut self, mapping: &Mapping, ip: Ipv4Addr) -> Result<()> {
+        self.ruleset(|ruleset| conntrack::forget_others(ruleset.socket(), mapping, ip)).map(drop)
     }
 
     /// Has the kernel forget the flows that begin at `ip`. Where it cannot, they end in time.
     ///
     /// # Errors
     /// [`Failed::Caller`].
-    fn forget_flows_of(&self, ip: Ipv4Addr) -> Result<()> {
-        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
-        let _ = conntrack::forget_those_of(ip);
-        Ok(())
+    fn forget_flows_of(&mut self, ip: Ipv4Addr) -> Result<()> {
+        self.ruleset(|ruleset| conntrack::forget_those_of(ruleset.socket(), ip)).map(drop)
     }
 
     /// Runs `change` with CAP_NET_ADMIN in effect. The outer result tells of the capability, the

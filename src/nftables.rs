@@ -174,6 +174,11 @@ impl Ruleset {
         Ok(Ruleset { netlink: Netlink::open_netfilter()?, table })
     }
 
+    /// The socket, for the rest of netfilter.
+    pub fn socket(&mut self) -> &mut Netlink {
+        &mut self.netlink
+    }
+
     /// The number of the generation: it changes with every transaction of anybody's.
     ///
     /// # Errors

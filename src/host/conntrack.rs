@@ -66,8 +66,11 @@ impl NetlinkSerializable for Request {
 ///
 /// # Errors
 /// [`Error`].
-pub(super) fn forget_others(mapping: &Mapping, ip: Ipv4Addr) -> Result<(), Error> {
-    let mut netlink = Netlink::open_netfilter()?;
+pub(super) fn forget_others(
+    netlink: &mut Netlink,
+    mapping: &Mapping,
+    ip: Ipv4Addr,
+) -> Result<(), Error> {
     let flows: Vec<Answer<4>> = netlink.ask_all(|| flows_to(mapping), NEW)?;
     for flow in flows {
         let part = |tuple, kind| flow.get(tuple).and_then(|tuple| address(tuple, kind));
@@ -92,11 +95,11 @@ pub(super) fn forget_others(mapping: &Mapping, ip: Ipv4Addr) -> Result<(), Error
 ///
 /// # Errors
 /// [`Error`].
-pub(super) fn forget_those_of(ip: Ipv4Addr) -> Result<(), Error> {
+pub(super) fn forget_those_of(netlink: &mut Netlink, ip: Ipv4Addr) -> Result<(), Error> {
     let address = [nest(TUPLE_IP, &[DefaultNla::new(IP_V4_SRC, ip.octets().to_vec())])];
     let attributes = vec![nest(TUPLE_ORIGINAL, &address), filter(BY_IP_SRC)];
     let request = Request { kind: DELETE, attributes };
-    Netlink::open_netfilter()?.tell(vec![(request, NLM_F_ACK)])
+    netlink.tell(vec![(request, NLM_F_ACK)])
 }
 
 /// The question for the flows to a port of the host's.
