@@ -484,6 +484,21 @@ fn the_containers_id_is_the_links_alias_made_harmless() {
 }
 
 #[test]
+fn a_container_that_is_attached_already_keeps_the_alias_that_it_has() {
+    let world = World::new();
+    let alice = world.alice();
+    let pods = [alice.attached(), alice.container()];
+    for (pod, kept) in pods.iter().zip([Value::Null, json!("first")]) {
+        let first = state("created", "first", json!(pod.pid), json!({}));
+        hook(&alice, "", &first).done();
+        let second = state("running", "second", json!(pod.pid), json!({}));
+        world.unchanged(|| hook(&alice, "", &second)).done();
+        let lease = if kept.is_null() { "ns1000-0" } else { "ns1000-1" };
+        assert_eq!(alias(&world, lease), kept);
+    }
+}
+
+#[test]
 fn the_state_is_read_as_the_caller_and_with_nothing_in_effect() {
     let world = World::new();
     let alice = world.alice();
