@@ -76,8 +76,8 @@ pub enum Refused {
     #[error("{0}: not yours, or gone; a container is attached by the user who started it")]
     Target(String),
     #[error(
-        "{0}: in the host's own network namespace; start it in a new one (unshare -Urn), \
-         or give it longer to get there with -wait"
+        "{0}: in the host's own network namespace; start it in a new one (unshare -Urn, or a \
+         namespace of type network in config.json), or give it longer to get there with -wait"
     )]
     HostNamespace(String),
     #[error(
