@@ -179,7 +179,11 @@ fn options() -> Options {
         .optflag("", "delete", "take a container's network away, with -pid or -netns")
         .optflag("", "list", "list who has which address, with -json as JSON")
         .optflag("", "check", "check whether this machine is ready")
-        .optflag("", "prune", "take out the published ports of containers that are gone")
+        .optflag(
+            "",
+            "prune",
+            "mend the firewall, and take out the ports of containers that are gone",
+        )
         .optflag("", "version", "print the version")
         .optflag("", "help", "print this text");
     options

@@ -12,19 +12,17 @@ mod overlap;
 mod pool;
 pub mod publish;
 
-use std::net::Ipv4Addr;
-
 use caps::Capability;
 use netlink_packet_route::link::InfoKind;
 use nix::errno::Errno;
 
+use self::conntrack::Flows;
 use crate::address::IfName;
 use crate::caller::Privilege;
 use crate::error::{Failed, Result};
 use crate::link::{self, By, Link};
 use crate::netlink::{self, Netlink};
 use crate::nftables::Ruleset;
-use crate::ports::Mapping;
 
 /// The host's network, to be read by anybody and changed with CAP_NET_ADMIN.
 pub struct Host<'a> {
@@ -99,21 +97,23 @@ impl Host<'_> {
         })
     }
 
-    /// Has the kernel forget the flows that go where something has been published by way of a host
-    /// port, but not to `ip`. Where it cannot, the firewall keeps them from whoever is there now.
+    /// Has the kernel forget the flows that `read` tells of, if `may` says then that this is right.
+    /// Where the kernel cannot, the firewall keeps them from others as far as they are known to it.
     ///
     /// # Errors
-    /// [`Failed::Caller`].
-    fn forget_flows(&mut self, mapping: &Mapping, ip: Ipv4Addr) -> Result<()> {
-        self.ruleset(|ruleset| conntrack::forget_others(ruleset.socket(), mapping, ip)).map(drop)
-    }
-
-    /// Has the kernel forget the flows that begin at `ip`. Where it cannot, they end in time.
-    ///
-    /// # Errors
-    /// [`Failed::Caller`].
-    fn forget_flows_of(&mut self, ip: Ipv4Addr) -> Result<()> {
-        self.ruleset(|ruleset| conntrack::forget_those_of(ruleset.socket(), ip)).map(drop)
+    /// [`Failed::Caller`], and those of `may`.
+    fn forget_flows(
+        &mut self,
+        read: impl FnOnce(&mut Netlink) -> Result<Flows, netlink::Error>,
+        may: impl FnOnce(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
+        let flows = self.ruleset(|ruleset| read(ruleset.socket()))?;
+        if let Ok(flows) = flows
+            && may(self)?
+        {
+            let _ = self.ruleset(|ruleset| conntrack::forget(ruleset.socket(), flows))?;
+        }
+        Ok(())
     }
 
     /// Runs `change` with CAP_NET_ADMIN in effect. The outer result tells of the capability, the

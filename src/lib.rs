@@ -3,9 +3,11 @@
 //! A run is one straight line, a module a step: [`caller`] becomes the caller, [`cli`] reads what he
 //! asks for, [`policy`] says whether he may, [`target`] opens the container's namespace,
 //! [`container`] proves that he may configure it, and does the work inside, [`host`] makes the
-//! bridge and takes the lease, [`report`] prints the outcome. [`attach`] puts the steps together.
-//! The rest serves them: [`address`], [`accounts`], [`netlink`] and [`link`], [`error`], and
-//! [`sys`], the only place with unsafe code.
+//! bridge and the firewall, takes the lease and publishes ports, [`report`] prints the outcome.
+//! [`attach`] puts the steps together; [`hook`], [`delete`], [`list`], [`check`] and [`prune`] are
+//! what else there is to ask for. The rest serves them: [`address`], [`ports`], [`dns`],
+//! [`accounts`], [`netlink`], [`link`] and [`nftables`], [`error`], and [`sys`], the only place with
+//! unsafe code.
 
 pub mod accounts;
 pub mod address;

@@ -1,13 +1,13 @@
-//! Taking out the published ports of containers that are gone.
+//! Mending the firewall, and taking out the published ports of containers that are gone.
 
 use crate::caller::{self, Caller};
 use crate::error::Result;
 use crate::host::{Host, firewall, publish};
 use crate::policy;
 
-/// Takes out every published port whose container is gone, and puts the firewall's rules back if
-/// somebody has flushed them. The caller has to be one whom the policy
-/// allows containers; whose they were makes no difference, since they are nobody's now.
+/// Takes out every published port whose container is gone, and puts the firewall's rules right if
+/// somebody has flushed them, or has made the host a router. The caller has to be one whom the
+/// policy allows containers; whose ports they were makes no difference, since they are nobody's now.
 ///
 /// # Errors
 /// Any [`crate::error::Error`].

@@ -214,7 +214,7 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
 /// `reflects`: see [`reflect`]. `alias` is what the host's links show beside it.
 ///
 /// # Errors
-/// [`Failed::Netlink`].
+/// [`Failed::LeaseLost`], [`Failed::Netlink`].
 pub fn open_port(
     host: &mut Host,
     lease: &Lease,
@@ -237,7 +237,10 @@ pub fn open_port(
         netlink.change(RTM_NEWNEIGH, forwarding_entry(lease), NLM_F_CREATE | NLM_F_REPLACE)?;
         link::set_group_up(netlink, lease.group)
     })?
-    .map_err(Failed::netlink("opening the bridge's port"))
+    .map_err(|error| match error.is(Errno::ENODEV) {
+        true => Failed::LeaseLost.into(),
+        false => Failed::Netlink("opening the bridge's port", error).into(),
+    })
 }
 
 /// Where the bridge sends what is for the container's address: learnt entries are forgotten in time,
@@ -248,7 +251,8 @@ fn forwarding_entry(lease: &Lease) -> NeighbourMessage {
     entry.header.family = AddressFamily::Bridge;
     entry.header.ifindex = lease.index;
     entry.header.state = NeighbourState::Noarp;
-    entry.header.flags = NeighbourFlags::Controller;
+    // Sticky: nobody else moves it to his own port by sending from that address.
+    entry.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
     let mac = Mac::of(lease.address.ip).0.to_vec();
     entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac));
     entry

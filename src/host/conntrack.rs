@@ -1,10 +1,15 @@
-//! Flows that the kernel remembers, `conntrack(8)`. What it remembers of a UDP flow holds for as long
-//! as the client goes on sending, so a client of a port that leads elsewhere now would never get
-//! there.
+//! Flows that the kernel remembers, `conntrack(8)`. They outlive a container: late answers to it would
+//! reach whoever has its address next. And a UDP flow lasts for as long as the client goes on sending,
+//! so a client of a port that leads elsewhere now would never get there.
+//!
+//! To be forgotten they are read first; then whoever asks for it sees that this is his to do; and then
+//! those that were read are deleted, each by its id. So a run that is stopped in between deletes
+//! nothing of anybody else's.
 
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_ACK, NetlinkSerializable};
+use nix::errno::Errno;
 
 use crate::netlink::{Answer, Error, Netlink, attributes};
 use crate::ports::Mapping;
@@ -18,6 +23,7 @@ const DELETE: u16 = 1 << 8 | 2;
 /// Attributes of the same file.
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
 const FILTER: u16 = 25;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
@@ -37,6 +43,7 @@ const AF_INET: u8 = 2;
 const NESTED: u16 = 1 << 15;
 
 /// A request: `struct nfgenmsg` and attributes.
+#[derive(Debug)]
 struct Request {
     kind: u16,
     attributes: Vec<DefaultNla>,
@@ -61,45 +68,67 @@ impl NetlinkSerializable for Request {
     }
 }
 
-/// Has the kernel forget the flows to where `mapping` is published that lead to another address than
-/// `ip`.
+/// Flows, each with what means it for ever: of an answer, the tuple and the id.
+#[derive(Debug)]
+pub(super) struct Flows(Vec<Request>);
+
+/// The flows to where `mapping` is published that lead to another address than `ip`.
 ///
 /// # Errors
 /// [`Error`].
-pub(super) fn forget_others(
+pub(super) fn leading_elsewhere(
     netlink: &mut Netlink,
     mapping: &Mapping,
     ip: Ipv4Addr,
-) -> Result<(), Error> {
+) -> Result<Flows, Error> {
     let flows: Vec<Answer<4>> = netlink.ask_all(|| flows_to(mapping), NEW)?;
-    for flow in flows {
+    let is_one = |flow: &&Answer<4>| {
         let part = |tuple, kind| flow.get(tuple).and_then(|tuple| address(tuple, kind));
-        let elsewhere = part(TUPLE_REPLY, IP_V4_SRC) != Some(ip);
-        let to_this =
-            mapping.host_ip.is_none() || part(TUPLE_ORIGINAL, IP_V4_DST) == mapping.host_ip;
-        if elsewhere && to_this && is_translated(&flow) {
-            let tuple = flow.get(TUPLE_ORIGINAL).unwrap_or_default().to_vec();
-            let attributes = vec![DefaultNla::new(TUPLE_ORIGINAL | NESTED, tuple)];
-            match netlink.tell(vec![(Request { kind: DELETE, attributes }, NLM_F_ACK)]) {
-                // It has ended by itself.
-                Err(error) if error.is(nix::errno::Errno::ENOENT) => {}
-                done => done?,
-            }
+        let sent_to = part(TUPLE_ORIGINAL, IP_V4_DST);
+        let leads_to = part(TUPLE_REPLY, IP_V4_SRC);
+        // What is not translated goes to the host itself.
+        leads_to != Some(ip)
+            && leads_to != sent_to
+            && (mapping.host_ip.is_none() || sent_to == mapping.host_ip)
+    };
+    Ok(Flows(flows.iter().filter(is_one).filter_map(deletion).collect()))
+}
+
+/// The flows that begin at `ip`.
+///
+/// # Errors
+/// [`Error`].
+pub(super) fn beginning_at(netlink: &mut Netlink, ip: Ipv4Addr) -> Result<Flows, Error> {
+    let question = || {
+        let address = [nest(TUPLE_IP, &[DefaultNla::new(IP_V4_SRC, ip.octets().to_vec())])];
+        Request { kind: GET, attributes: vec![nest(TUPLE_ORIGINAL, &address), filter(BY_IP_SRC)] }
+    };
+    let flows: Vec<Answer<4>> = netlink.ask_all(question, NEW)?;
+    Ok(Flows(flows.iter().filter_map(deletion).collect()))
+}
+
+/// Has the kernel forget these flows, and no other that may be like one of them by now.
+///
+/// # Errors
+/// [`Error`].
+pub(super) fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
+    for request in flows.0 {
+        match netlink.tell(vec![(request, NLM_F_ACK)]) {
+            // It has ended by itself.
+            Err(error) if error.is(Errno::ENOENT) => {}
+            done => done?,
         }
     }
     Ok(())
 }
 
-/// Has the kernel forget the flows that begin at `ip`, or late answers would reach whoever has it next
-/// (`ctnetlink_flush_conntrack`, `net/netfilter/nf_conntrack_netlink.c`: by a filter since Linux 6.12).
-///
-/// # Errors
-/// [`Error`].
-pub(super) fn forget_those_of(netlink: &mut Netlink, ip: Ipv4Addr) -> Result<(), Error> {
-    let address = [nest(TUPLE_IP, &[DefaultNla::new(IP_V4_SRC, ip.octets().to_vec())])];
-    let attributes = vec![nest(TUPLE_ORIGINAL, &address), filter(BY_IP_SRC)];
-    let request = Request { kind: DELETE, attributes };
-    netlink.tell(vec![(request, NLM_F_ACK)])
+/// The request to delete a flow.
+fn deletion(flow: &Answer<4>) -> Option<Request> {
+    let attributes = vec![
+        DefaultNla::new(TUPLE_ORIGINAL | NESTED, flow.get(TUPLE_ORIGINAL)?.to_vec()),
+        DefaultNla::new(ID, flow.get(ID)?.to_vec()),
+    ];
+    Some(Request { kind: DELETE, attributes })
 }
 
 /// The question for the flows to a port of the host's.
@@ -118,7 +147,7 @@ fn flows_to(mapping: &Mapping) -> Request {
     }
 }
 
-/// What of a tuple counts: a dump and a deletion are about all flows that agree in that.
+/// What of a tuple counts: a dump is of all flows that agree in that.
 fn filter(by: u32) -> DefaultNla {
     nest(
         FILTER,
@@ -133,12 +162,6 @@ fn nest(kind: u16, inside: &[DefaultNla]) -> DefaultNla {
     let mut bytes = vec![0; inside.buffer_len()];
     inside.emit(&mut bytes);
     DefaultNla::new(kind | NESTED, bytes)
-}
-
-/// Whether the packets of a flow are sent elsewhere than where the client sends them.
-fn is_translated(flow: &Answer<4>) -> bool {
-    let part = |tuple, kind| flow.get(tuple).and_then(|tuple| address(tuple, kind));
-    part(TUPLE_ORIGINAL, IP_V4_DST) != part(TUPLE_REPLY, IP_V4_SRC)
 }
 
 /// An address of a tuple.

@@ -141,8 +141,10 @@ const fn base(
 /// with every change of them.
 const VERSION: u8 = 1;
 
-/// The chain that keeps the host from routing for others than containers.
+/// The chain that keeps the host from routing for others than containers, and what leads there.
 const NO_ROUTER: &str = "no_router";
+const FOR_CONTAINERS_ONLY: &str =
+    "netsetgo switched forwarding on (ip_forward is 2), for containers only";
 
 /// The rules, chain by chain in the order of [`CHAINS`].
 #[rustfmt::skip] // A rule in two lines: it is read as nft lists it.
@@ -175,7 +177,7 @@ const RULES: [Rule; 29] = [
         || [oifname_in(&BRIDGES), drop()].concat()),
     rule("forwarded", "nothing else gets out",
         || [iifname_in(&BRIDGES), drop()].concat()),
-    rule("forwarded", "netsetgo switched forwarding on (ip_forward is 2), for containers only",
+    rule("forwarded", FOR_CONTAINERS_ONLY,
         || [is_ipv4(), jump(NO_ROUTER)].concat()),
 
     rule(NO_ROUTER, "answers",
@@ -220,10 +222,8 @@ const fn rule(chain: &'static str, comment: &'static str, phrases: fn() -> Phras
 /// The rules that there are to be. `no_router`: the host was none before this program switched
 /// forwarding on, so it is to be none for others.
 fn rules(no_router: bool) -> impl Iterator<Item = &'static Rule> {
-    const COMMENT: &str = "netsetgo switched forwarding on (ip_forward is 2), for containers only";
-    RULES
-        .iter()
-        .filter(move |rule| no_router || (rule.chain != NO_ROUTER && rule.comment != COMMENT))
+    let of_a_router = |rule: &&Rule| rule.chain != NO_ROUTER && rule.comment != FOR_CONTAINERS_ONLY;
+    RULES.iter().filter(move |rule| no_router || of_a_router(rule))
 }
 
 /// Brings the firewall and forwarding about, or makes sure that they are there.
@@ -242,12 +242,16 @@ pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
     forwarding.switch_on(host)
 }
 
-/// Mends the firewall, if forwarding has been switched on because of it.
+/// Mends the firewall, if there is a bridge of containers and the host forwards.
 ///
 /// # Errors
 /// As [`ensure`].
 pub fn mend(host: &mut Host, grant: &Grant) -> Result<()> {
-    if Forwarding::read()? == Forwarding::Ours { ensure(host, grant) } else { Ok(()) }
+    let needed = Forwarding::read()? != Forwarding::Off;
+    match needed && host.link(By::Name(&grant.bridge))?.is_some() {
+        true => ensure(host, grant),
+        false => Ok(()),
+    }
 }
 
 /// What there is to say of the firewall before anything is changed.

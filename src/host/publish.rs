@@ -31,7 +31,7 @@ use self::elements::{address, key, live_of, mapping, sets, value};
 use self::taken::{Resolved, resolve};
 use super::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING, TABLE};
 use super::lease::{self, Lease, NAP, TRIES, Wanted, index_of};
-use super::{Host, forwarding};
+use super::{Host, conntrack, forwarding};
 use crate::error::{Error, Failed, Refused, Result, Usage};
 use crate::link::Link;
 use crate::netlink::Answer;
@@ -113,14 +113,15 @@ fn is_local(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
 /// still closed; of an earlier lessee's own flows as well.
 ///
 /// # Errors
-/// [`Failed::LeaseLost`], [`Failed::Firewall`], [`Failed::Contended`].
+/// [`Failed::Firewall`], [`Failed::Netlink`], [`Failed::Contended`].
 pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> Result<()> {
     // Once the port is open, another run for the same container has been here, and perhaps published.
     let closed = |host: &mut Host| {
         lease::held(host, lease, target).map(|link| link.is_some_and(|link| !link.up))
     };
-    take_out(host, lease.address.ip, &[bridge.index], closed)?;
-    host.forget_flows_of(lease.address.ip)
+    let ip = lease.address.ip;
+    take_out(host, ip, &[bridge.index], closed)?;
+    host.forget_flows(|netlink| conntrack::beginning_at(netlink, ip), closed)
 }
 
 /// All that is published: for whom, by address and by the name of the host's end, and what.
@@ -142,7 +143,8 @@ pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::Contended`].
 pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
-    take_out(host, lease.address.ip, &[], |host| lease::is_held(host, lease, target))
+    let bridges = bridges(host)?;
+    take_out(host, lease.address.ip, &bridges, |host| lease::is_held(host, lease, target))
 }
 
 /// Takes out whatever leads to a container that is gone.
@@ -150,8 +152,7 @@ pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::Contended`].
 pub fn prune(host: &mut Host) -> Result<()> {
-    let bridges = firewall::bridges(host)?;
-    let bridges: Vec<_> = bridges.iter().map(|link| link.index).collect();
+    let bridges = bridges(host)?;
     for element in all_of(host, &PUBLISHING)? {
         let Some(ip) = address(&element.key) else { continue };
         take_out(host, ip, &bridges, |host| host.has_index(index_of(ip)).map(|leased| !leased))?;
@@ -239,6 +240,11 @@ fn take_out(
     Err(Failed::Contended.into())
 }
 
+/// The indices of the bridges that containers are at.
+fn bridges(host: &mut Host) -> Result<Vec<u32>> {
+    Ok(firewall::bridges(host)?.iter().map(|link| link.index).collect())
+}
+
 /// Whether something may lead to the address of this mark.
 fn is_marked(host: &mut Host, mark: &Element) -> Result<bool> {
     match host.ruleset(|ruleset| ruleset.element(&PUBLISHING, mark.key.clone()))? {
@@ -321,7 +327,10 @@ pub fn publish(
         if batch.is_empty() || commit(host, batch, Some(generation))? {
             // Connections of TCP end by themselves, and the next one is another.
             for mapping in added.iter().filter(|mapping| mapping.protocol == Protocol::Udp) {
-                host.forget_flows(mapping, ip)?;
+                host.forget_flows(
+                    |netlink| conntrack::leading_elsewhere(netlink, mapping, ip),
+                    |host| leads_to(host, mapping, ip),
+                )?;
             }
             return Ok(Published { all, added });
         }
@@ -345,6 +354,14 @@ fn commit(host: &mut Host, batch: Batch, generation: Option<u32>) -> Result<bool
         Err(error) if error.is(Errno::ERESTART) || error.is(Errno::ENOENT) => Ok(false),
         Err(error) => Err(firewall::failed("changing it")(error)),
     }
+}
+
+/// Whether this mapping still leads to `ip`.
+fn leads_to(host: &mut Host, mapping: &Mapping, ip: Ipv4Addr) -> Result<bool> {
+    let (map, _) = sets(mapping);
+    let element = host.ruleset(|ruleset| ruleset.element(map, key(mapping)))?;
+    let element = element.map_err(firewall::failed("reading it"))?;
+    Ok(element.is_some_and(|element| element.value == value(ip, mapping.container_port)))
 }
 
 /// How many mappings lead to `ip`.

@@ -699,3 +699,53 @@ fn with_the_ruleset_flushed_meanwhile_a_further_run_heals_everything() {
         Vec::new()
     });
 }
+
+#[test]
+fn a_helper_stopped_anywhere_cuts_off_nobody_who_has_its_address_since() {
+    let world = three_users();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let (alice, bob) = (world.alice(), world.bob());
+    at_each_step(
+        &world,
+        &alice,
+        "",
+        || (),
+        |frozen, pod| {
+            unwire(pod);
+            let heir = next(&bob, "");
+            let mut talk: Conversation = heir.inside().holds("tcp", REMOTE, 7);
+            let (_, why) = let_go(frozen);
+            assert_eq!(talk.again(), "remote 192.0.2.1", "{why}");
+            vec![heir]
+        },
+    );
+}
+
+#[test]
+fn what_waits_for_a_deleted_containers_address_is_not_delivered_to_the_next() {
+    let world = three_users();
+    let _remote = world.internet();
+    let other = world.user("carol").container();
+    let pod = next(&world.alice(), "-publish 8080:80/udp");
+    world.user("carol").netsetgo(format!("-pid {other}")).done();
+    // It has its wire still, but does not answer.
+    pod.sh("ip link set veth1 down");
+    queue(&world);
+    world.alice().netsetgo(format!("-delete -pid {pod}")).done();
+    let heir = next(&world.bob(), "");
+    assert_eq!(heir.address(), format!("{ADDRESS}/24"));
+    assert_eq!(datagrams(&heir), 0);
+}
+
+#[test]
+fn who_sends_from_anothers_mac_does_not_hear_what_is_for_it() {
+    let world = three_users();
+    next(&world.alice(), "");
+    let forger = world.bob().attached();
+    let entry = || world.sh("bridge fdb show br brg0 | grep 02:4e:0a:0a:0a:02");
+    assert!(entry().contains("dev ns1000-0 "), "{}", entry());
+    forger.sh("ip link set veth1 address 02:4e:0a:0a:0a:02");
+    let _ = forger.inside().sh("busybox ping -c 1 -W 1 10.10.10.1");
+    assert!(!entry().contains("ns1001-0"), "{}", entry());
+}
