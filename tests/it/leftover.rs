@@ -715,8 +715,14 @@ fn a_helper_stopped_anywhere_cuts_off_nobody_who_has_its_address_since() {
             unwire(pod);
             let heir = next(&bob, "");
             let mut talk: Conversation = heir.inside().holds("tcp", REMOTE, 7);
+            world.sh("nft 'add table inet watch
+                 add chain inet watch seen { type filter hook forward priority 10; }
+                 add rule inet watch seen ct state new tcp dport 7 counter'");
             let (_, why) = let_go(frozen);
             assert_eq!(talk.again(), "remote 192.0.2.1", "{why}");
+            // To the host, too, it is the same connection still.
+            let seen = world.sh("nft list table inet watch; nft delete table inet watch");
+            assert!(seen.contains("counter packets 0 "), "{why}: {seen}");
             vec![heir]
         },
     );
