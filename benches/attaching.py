@@ -33,7 +33,11 @@ class Latency:
                 continue
             if host not in world:
                 world[host] = kit.world()
-            contender.prepare(world[host])
+            try:
+                contender.prepare(world[host])
+            except Failed as error:
+                self.missing.append(f'{contender.title} ({error})')
+                continue
             contenders.append((key, contender))
             self.series[key] = Series(contender.title)
             # What is made once, such as the bridge, is there from now on.

@@ -50,7 +50,7 @@ class Contender:
         """The command line that attaches the container `pid`, the `number`th."""
         raise NotImplementedError
 
-    def extras(self, pid):  # noqa: ARG002
+    def extras(self, pid):
         """Standard input and environment of the command."""
         return None, {}
 
@@ -60,7 +60,7 @@ class Contender:
             self.world.write('/etc/netsetgo.toml', self.policy)
         return self.world.time(self.command(pid, number), self.uid, *self.extras(pid))
 
-    def undo(self, pid, number=0):  # noqa: ARG002
+    def undo(self, pid, number=0):
         """Takes the wire out again."""
         self.world.sh(f'nsenter -t {pid} -n ip link delete veth1')
 

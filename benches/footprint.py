@@ -136,10 +136,10 @@ def phase_table(series):
     return table(['phase', 'µs, median', 'share'], rows)
 
 
-def crates():
+def crates(cargo):
     """The crates in the program, itself left out, and without those that only run in the compiler."""
     tree = subprocess.run(
-        ['cargo', 'tree', '--locked', '--offline', '-e', 'normal,no-proc-macro', '--prefix', 'none',
+        [*cargo, 'tree', '--locked', '--offline', '-e', 'normal,no-proc-macro', '--prefix', 'none',
          '--no-dedupe'], cwd=ROOT, capture_output=True, text=True, check=False)
     if tree.returncode:
         return None
@@ -158,7 +158,7 @@ def lines():
     return code, everything
 
 
-def footprint(netsetgo, floor, contender, floor_contender, pids, traced):
+def footprint(netsetgo, floor, contender, floor_contender, pids, cargo, traced):
     """Rows of what it takes."""
     code, everything = lines()
     rows = [['executable, static', f'{os.path.getsize(netsetgo) / 2**20:.2f} MiB',
@@ -177,7 +177,7 @@ def footprint(netsetgo, floor, contender, floor_contender, pids, traced):
         traces = [Trace(one, pids.pop()) for one in (contender, floor_contender)]
         rows.append(['system calls of an attach, parent + child',
                      *(' + '.join(map(str, trace.count)) for trace in traces)])
-    rows.append(['crates in it', number(crates()), ''])
+    rows.append(['crates in it', number(crates(cargo)), ''])
     rows.append(['lines of src, without tests, comments and blank ones', number(code), ''])
     rows.append(['lines of src, all', number(everything), ''])
     return result, rows

@@ -10,7 +10,7 @@ import ctypes
 import json
 import os
 import pathlib
-import pwd  # noqa: F401  -- loaded before /etc is another one
+import pwd
 import signal
 import socket
 import subprocess
@@ -349,6 +349,9 @@ def furnish(start, netsetgo, floor):
 
 
 def main():
+    # Python ignores these, and who is started here would inherit that.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     questions, answers = os.dup(0), os.dup(1)
     null = os.open('/dev/null', os.O_RDWR)
     os.dup2(null, 0)
