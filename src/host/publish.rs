@@ -284,15 +284,16 @@ pub fn publish(
         forwarding::route_localnet(host, &grant.bridge)?;
     }
     let mark = Element::key(ip.octets().to_vec());
-    let mut announced = false;
+    let mut announced = None;
     for _ in 0..TRIES {
         let generation = generation(host)?;
         if !is_marked(host, &mark)? {
             let mut batch = Batch::new(TABLE);
             batch.add(&PUBLISHING, std::slice::from_ref(&mark));
-            announced = commit(host, batch, None)?;
-            if !announced {
-                // Somebody has flushed the ruleset.
+            if commit(host, batch, Some(generation))? {
+                announced = Some(generation);
+            } else {
+                // Somebody has changed the ruleset, or flushed it.
                 firewall::ensure(host, grant)?;
             }
             continue;
@@ -301,8 +302,9 @@ pub fn publish(
             return Err(Failed::LeaseLost.into());
         }
         let Resolved { all, added, stale } = resolve(host, grant, mappings, Some(ip))?;
-        // What has just been announced has nothing yet.
-        if !announced && leading_to(host, ip)? + added.len() > MOST_PORTS {
+        // What has been announced by the last change of all has nothing yet.
+        let has_nothing = announced.is_some_and(|before| before.wrapping_add(1) == generation);
+        if !has_nothing && leading_to(host, ip)? + added.len() > MOST_PORTS {
             return Err(Failed::ManyPorts(MOST_PORTS).into());
         }
         let mut batch = Batch::new(TABLE);

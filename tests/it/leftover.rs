@@ -428,6 +428,31 @@ fn a_user_publishes_no_more_than_there_is_room_for() {
     assert!(count < 3000, "{count} elements for one granted port of one container");
 }
 
+#[test]
+fn runs_at_once_publish_no_more_than_there_is_room_for_either() {
+    let world = three_users();
+    let alice = world.alice();
+    let pod = alice.attached();
+    let many = |part: u8| {
+        let each = |n| format!("-publish 127.{part}.0.{n}:8001-8006:1-6");
+        let all: Vec<_> = (1..=100).map(each).collect();
+        format!("netsetgo -pid {pod} -wait 0 {}", all.join(" "))
+    };
+    // It has just seen that the container publishes nothing yet: its first write is to
+    // route_localnet, then it reads the generation, and then looks for the mark.
+    let (mut written, mut asked) = (false, 0);
+    let run = Trace::of(&alice, many(1));
+    let frozen = run.freeze(|stage| {
+        written |= (stage.part, stage.call) == (Part::Parent, libc::SYS_write);
+        asked += usize::from(written && stage.call == libc::SYS_sendto);
+        asked == 2
+    });
+    alice.sh(&many(2)).done();
+    assert_eq!(world.published().len(), 600);
+    let outcome = frozen.unwrap().thaw();
+    assert_eq!(world.published().len(), 600, "{outcome:?}");
+}
+
 /// Stops a run of the helper's after each of its requests to the kernel and each of its writes, and
 /// does something then. The containers that this starts it gives back, to be ended before the next.
 #[track_caller]
