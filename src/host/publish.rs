@@ -40,6 +40,11 @@ use crate::policy::Grant;
 use crate::ports::{MOST_PORTS, Mapping, Protocol};
 use crate::target::Target;
 
+/// With more ports than that on one address each, those of containers that are gone are taken out
+/// before further ones are published. Every run that publishes reads them all, and quotas do not bound
+/// what is left at addresses that nobody has leased again.
+const MOST_LEFT: usize = 4 * MOST_PORTS;
+
 /// How a kernel answers that has no nf_tables, or no netfilter at all.
 const NO_NF_TABLES: [Errno; 2] = [Errno::EINVAL, Errno::EPROTONOSUPPORT];
 
@@ -285,6 +290,7 @@ pub fn publish(
     }
     let mark = Element::key(ip.octets().to_vec());
     let mut announced = None;
+    let mut pruned = false;
     for _ in 0..TRIES {
         let generation = generation(host)?;
         if !is_marked(host, &mark)? {
@@ -301,7 +307,12 @@ pub fn publish(
         if !lease::is_held(host, lease, target)? {
             return Err(Failed::LeaseLost.into());
         }
-        let Resolved { all, added, stale } = resolve(host, grant, mappings, Some(ip))?;
+        let Resolved { all, added, stale, at } = resolve(host, grant, mappings, Some(ip))?;
+        if at > MOST_LEFT && !pruned {
+            prune(host)?;
+            pruned = true;
+            continue;
+        }
         // What has been announced by the last change of all has nothing yet.
         let has_nothing = announced.is_some_and(|before| before.wrapping_add(1) == generation);
         if !has_nothing && leading_to(host, ip)? + added.len() > MOST_PORTS {

@@ -429,6 +429,19 @@ fn a_user_publishes_no_more_than_there_is_room_for() {
 }
 
 #[test]
+fn containers_at_ever_new_addresses_leave_no_more_than_there_is_room_for() {
+    let world = three_users();
+    let alice = world.alice();
+    for part in 2..=8 {
+        let publish = format!("-publish 127.0.0.{part}:8000-8999:1-1000");
+        published(&alice, &format!("-containerAddress 10.10.10.{part}/24 {publish}")).kill();
+        world.until_leases_are(&[]);
+    }
+    let count = world.published().len();
+    assert!(count <= 5000, "{count} elements for containers that are all gone");
+}
+
+#[test]
 fn runs_at_once_publish_no_more_than_there_is_room_for_either() {
     let world = three_users();
     let alice = world.alice();

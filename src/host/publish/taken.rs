@@ -24,6 +24,8 @@ pub(super) struct Resolved {
     pub(super) added: Vec<Mapping>,
     /// What is in their way, of containers that are gone.
     pub(super) stale: Vec<(&'static Set, Element)>,
+    /// How many there are on one address each, of everybody's and of containers that are gone.
+    pub(super) at: usize,
 }
 
 /// What stands where a mapping is to be published.
@@ -59,7 +61,7 @@ pub(super) fn resolve(
     own: Option<Ipv4Addr>,
 ) -> Result<Resolved> {
     let at = all_of(host, &PORTS_AT)?;
-    let mut resolved = Resolved::default();
+    let mut resolved = Resolved { at: at.len(), ..Resolved::default() };
     let mut looking = Looking { own, listeners: Listeners::default(), at, resolved: &mut resolved };
     for asked in mappings {
         let (mapping, there) = match asked.host_port {
