@@ -7,6 +7,12 @@ from world import Failed
 PUBLISH = ['-publish', '8000:80']
 
 
+def in_turn(all_of_them, run):
+    """All of them, in each run beginning with the next: nobody is always first."""
+    start = run % len(all_of_them)
+    return all_of_them[start:] + all_of_them[:start]
+
+
 class Latency:
     """One attach, by every contender in turn, each container used once and its wire taken out
     before the next."""
@@ -49,8 +55,7 @@ class Latency:
         pids = {one: one.containers(runs * 7 + 60) for one in world.values()}
         self.pids = pids[world['ours']]
         for run in range(runs):
-            # Nobody always comes right after the same other one.
-            for key, contender in contenders[run % len(contenders):] + contenders[:run % len(contenders)]:
+            for key, contender in in_turn(contenders, run):
                 sample(contender, pids[contender.world], 0, self.series[key])
 
 

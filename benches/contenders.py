@@ -176,7 +176,7 @@ class Netavark(Contender):
 
     def text(self, pid):
         network = {
-            'name': 'podman', 'id': '2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a1bb9',
+            'name': 'podman', 'id': f'{1:064x}',
             'driver': 'bridge', 'network_interface': 'podman0', 'ipv6_enabled': False,
             'created': '2026-01-01T00:00:00Z', 'internal': False, 'dns_enabled': False,
             'subnets': [{'subnet': '10.88.0.0/16', 'gateway': '10.88.0.1'}],
@@ -207,8 +207,10 @@ class LxcUserNic(Contender):
     def prepare(self, world):
         super().prepare(world)
         world.write('/etc/lxc/lxc-usernet', 'alice veth lxcbr0 1000\n')
-        # It looks in /sys whether that is a bridge, so this has to be the one of the world's network.
-        world.sh('mount -t sysfs sysfs /sys; mkdir -p /run/lxc; ip link add lxcbr0 type bridge; ip link set lxcbr0 up')
+        # It looks in /sys whether that is a bridge, so this has to be that of the world's network.
+        world.sh('''
+            mount -t sysfs sysfs /sys; mkdir -p /run/lxc
+            ip link add lxcbr0 type bridge; ip link set lxcbr0 up''')
 
     def command(self, pid, number):
         return [self.program, 'create', '/tmp', f'container{pid}', str(pid), 'veth', 'lxcbr0',

@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 
+from attaching import in_turn
 from contenders import CNI, CniBridge, Netsetgo
 from figures import Series
 from world import ALICE, HOST, REMOTE, ROOT, Failed
@@ -121,7 +122,8 @@ END'''
             script += f'''
             ip link add hand{number} master br0 up type veth peer name veth1 netns {pid}
             nsenter -t {pid} -n sh -c 'ip link set veth1 up
-                ip address add 10.30.0.{number}/24 dev veth1; ip route add default via 10.30.0.1' '''
+                ip address add 10.30.0.{number}/24 dev veth1
+                ip route add default via 10.30.0.1' '''
         self.world.sh(script)
         self.between = (other, '10.30.0.2')
 
@@ -209,7 +211,8 @@ def until_routed(world, pid):
 
 
 class DataPath:
-    WAYS = [('out', 'container to remote host'), ('in', 'remote host to container, by a published port'),
+    WAYS = [('out', 'container to remote host'),
+            ('in', 'remote host to container, by a published port'),
             ('between', 'container to container')]
     WHATS = ['tcp', 'udp', 'tcp-trip', 'udp-trip']
 
@@ -244,7 +247,7 @@ class DataPath:
                     self.series[key, 'out', what].fail(error)
         time.sleep(0.5)
         for run in range(runs):
-            for key, path in paths[run % len(paths):] + paths[:run % len(paths)]:
+            for key, path in in_turn(paths, run):
                 for way, pid, address, port in path.ways():
                     for what in self.WHATS:
                         series = self.series.setdefault((key, way, what), Series(path.title))

@@ -10,6 +10,8 @@ class Series:
         self.title = title
         self.values = []
         self.failures = []
+        # How many system calls that was, where it is known.
+        self.calls = 0
 
     def add(self, value):
         self.values.append(value)
@@ -61,11 +63,11 @@ def table(head, rows):
 
 
 def plot(charts):
-    """Bar charts below each other, as an SVG that suits light and dark pages. A chart is its title,
-    its unit and its bars, each with its label, its value and whether it is ours."""
+    """Bar charts below each other, as an SVG that suits light and dark pages. A chart is its title
+    and its bars, each with its label, its value and whether it is ours."""
     width, left, bar, gap, right = 760, 250, 16, 8, 70
     parts, y = [], 0
-    for title, unit, bars in charts:
+    for title, bars in charts:
         bars = [one for one in bars if one[1] is not None]
         if not bars:
             continue
@@ -75,10 +77,12 @@ def plot(charts):
         for label, value, ours in bars:
             length = max(1.0, (width - left - right) * value / most)
             kind = 'ours' if ours else 'other'
-            parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escaped(label)}</text>')
+            parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">'
+                         f'{escaped(label)}</text>')
             parts.append(f'<rect class="{kind}" x="{left}" y="{y}" width="{length:.1f}" '
                          f'height="{bar}" rx="2"/>')
-            parts.append(f'<text x="{left + length + 6:.1f}" y="{y + 12}">{number(value)} {unit}</text>')
+            parts.append(f'<text x="{left + length + 6:.1f}" y="{y + 12}">'
+                         f'{number(value)}</text>')
             y += bar + gap
         y += 10
     style = '''

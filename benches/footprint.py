@@ -16,7 +16,8 @@ class Trace:
 
     def __init__(self, contender, pid):
         command = ' '.join(contender.command(pid, 0))
-        text = contender.world.sh(f'strace -f -s 80 -o /run/trace -u alice {command}; cat /run/trace')
+        text = contender.world.sh(
+            f'strace -f -s 80 -o /run/trace -u alice {command}; cat /run/trace')
         contender.undo(pid)
         self.calls = {}
         first = None
@@ -113,6 +114,8 @@ def phases(contender, pids, runs, which):
     if starts is None:
         return None
     series = [Series(name) for name, _ in which]
+    for one, begin, after in zip(series, starts, [*starts[1:], len(trace.parent)]):
+        one.calls = after - begin
     for _ in range(runs):
         try:
             calls, end = times_of_calls(contender, pids.pop())
@@ -130,14 +133,14 @@ def phases(contender, pids, runs, which):
 
 def phase_table(series):
     total = sum(one.median or 0 for one in series)
-    rows = [[one.title, number(one.median, 0), f'{100 * (one.median or 0) / (total or 1):.0f} %']
-            for one in series]
-    rows.append(['sum', number(total, 0), ''])
-    return table(['phase', 'µs, median', 'share'], rows)
+    rows = [[one.title, number(one.median, 0), f'{100 * (one.median or 0) / (total or 1):.0f} %',
+             str(one.calls)] for one in series]
+    rows.append(['sum', number(total, 0), '', str(sum(one.calls for one in series))])
+    return table(['phase', 'µs, median', 'share', 'system calls'], rows)
 
 
 def crates(cargo):
-    """The crates in the program, itself left out, and without those that only run in the compiler."""
+    """How many crates are in the program, itself and those that run in the compiler left out."""
     tree = subprocess.run(
         [*cargo, 'tree', '--locked', '--offline', '-e', 'normal,no-proc-macro', '--prefix', 'none',
          '--no-dedupe'], cwd=ROOT, capture_output=True, text=True, check=False)
