@@ -133,10 +133,12 @@ def phases(contender, pids, runs, which):
 
 def phase_table(series):
     total = sum(one.median or 0 for one in series)
-    rows = [[one.title, number(one.median, 0), f'{100 * (one.median or 0) / (total or 1):.0f} %',
-             str(one.calls)] for one in series]
-    rows.append(['sum', number(total, 0), '', str(sum(one.calls for one in series))])
-    return table(['phase', 'µs, median', 'share', 'system calls'], rows)
+    rows = [[one.title, number(one.median, 0), number(min(one.values), 0),
+             f'{100 * (one.median or 0) / (total or 1):.0f} %', str(one.calls)] for one in series]
+    least = sum(min(one.values) for one in series)
+    calls = sum(one.calls for one in series)
+    rows.append(['sum', number(total, 0), number(least, 0), '', str(calls)])
+    return table(['phase', 'µs, median', 'least', 'share', 'system calls'], rows)
 
 
 def crates(cargo):
