@@ -3,6 +3,7 @@
 //! repeated, looked over at every attach, and healed when somebody has flushed it.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use netlink_packet_netfilter::nftables::InetHookNumber;
 use nix::errno::Errno;
@@ -17,7 +18,7 @@ use crate::nftables::expression::{
     ct_state_none, ct_state_related, ct_status_dnat, daddr_in, daddr_loopback,
     dnat_by_address_and_port, dnat_by_port, drop, fib_daddr_local, iif_not_lo, iifkind_bridge,
     iifname_in, iifname_not_in, iifname_oifname_in, is_ipv4, jump, l4proto_tcp, l4proto_udp,
-    masquerade, oifname_in, oifname_not_in, saddr_in, saddr_loopback,
+    masquerade, masquerade_to, oifname_in, oifname_not_in, saddr_in, saddr_loopback,
 };
 use crate::nftables::{Batch, Chain, Element, Kind, Rule, Set};
 use crate::policy::Grant;
@@ -139,7 +140,14 @@ const fn base(
 
 /// The version of the rules below: a rule of another is not taken for one of these. To be raised
 /// with every change of them.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The ports of the host's that containers send from. What a remote host sends to the port that a
+/// flow comes from is an answer, and goes to who began the flow. So a container that could choose the
+/// port would get what a remote client sends to another's published port, or to a program of the
+/// host's. These are the lower ones of those for clients (`ip_local_port_range`), below those that root
+/// gets a free one of.
+const CLIENT_PORTS: RangeInclusive<u16> = 32768..=49151;
 
 /// The chain that keeps the host from routing for others than containers, and what leads there.
 const NO_ROUTER: &str = "no_router";
@@ -148,7 +156,7 @@ const FOR_CONTAINERS_ONLY: &str =
 
 /// The rules, chain by chain in the order of [`CHAINS`].
 #[rustfmt::skip] // A rule in two lines: it is read as nft lists it.
-const RULES: [Rule; 29] = [
+const RULES: [Rule; 31] = [
     rule("arriving", "no wire reaches 127.0.0.1, whatever route_localnet says",
         || [iif_not_lo(), daddr_loopback(), drop()].concat()),
     rule("arriving", "nor speaks for it",
@@ -207,6 +215,12 @@ const RULES: [Rule; 29] = [
         drop),
 
     rule("behind_host", "containers have the host's address outside",
+        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), l4proto_tcp(),
+            masquerade_to(CLIENT_PORTS)].concat()),
+    rule("behind_host", "likewise, and no port that may be served",
+        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), l4proto_udp(),
+            masquerade_to(CLIENT_PORTS)].concat()),
+    rule("behind_host", "what has no ports as well",
         || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), masquerade()].concat()),
     rule("behind_host", "from container to published port: answers have to come back this way",
         || [oifname_in(&BRIDGES), daddr_in(&PUBLISHING), ct_status_dnat(), saddr_in(&SUBNETS),
@@ -414,7 +428,7 @@ mod tests {
             format!("{} {} {:?}", rule.chain, rule.comment, (rule.phrases)()).hash(&mut hasher);
         }
         // Raise the version, and then write here what the rules are now.
-        assert_eq!((VERSION, hasher.finish()), (1, 8_502_699_550_592_958_296));
+        assert_eq!((VERSION, hasher.finish()), (2, 13_528_591_977_725_877_562));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What rules consist of, in nft's own words (`nft(8)`). Each function gives the expressions that
 //! one phrase stands for; a rule is the phrases one after the other.
 
+use std::ops::RangeInclusive;
+
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload,
@@ -163,6 +165,26 @@ pub fn jump(chain: &str) -> Phrase {
 /// `masquerade`
 pub fn masquerade() -> Phrase {
     vec![other("masq", &[])]
+}
+
+/// `masquerade to :FIRST-LAST`
+pub fn masquerade_to(ports: RangeInclusive<u16>) -> Phrase {
+    const NFTA_MASQ_FLAGS: u16 = 1;
+    const NFTA_MASQ_REG_PROTO_MIN: u16 = 2;
+    const NFTA_MASQ_REG_PROTO_MAX: u16 = 3;
+    const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
+    let load = |port: &u16, to: u32| {
+        Expressions::Immediate(vec![
+            Immediate::DestinationRegister(register(to)),
+            Immediate::Data(DataAttribute::Value(port.to_be_bytes().to_vec())),
+        ])
+    };
+    let attributes = [
+        (NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_SPECIFIED),
+        (NFTA_MASQ_REG_PROTO_MIN, register(0).into()),
+        (NFTA_MASQ_REG_PROTO_MAX, register(1).into()),
+    ];
+    vec![load(ports.start(), 0), load(ports.end(), 1), other("masq", &attributes)]
 }
 
 /// `meta nfproto ipv4`

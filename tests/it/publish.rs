@@ -1,7 +1,7 @@
 //! Published ports: who reaches them, and which are refused. What outlives a container is in
 //! `leftover`.
 
-use crate::world::{ALICE, Container, HOST, User, World, json};
+use crate::world::{ALICE, Container, HOST, REMOTE, User, World, json};
 
 /// What a policy says that grants alice these host ports as well.
 fn publishing(ports: &str) -> String {
@@ -439,4 +439,34 @@ fn twenty_at_once_get_a_port_each() {
         let heard = world.root().asks("tcp", HOST, port);
         assert!(heard.starts_with(&format!("pod{pod} ")), "{heard} at {port}");
     }
+}
+
+#[test]
+fn a_container_takes_no_clients_of_anothers_port_by_sending_from_that_port() {
+    let world = three_users();
+    let remote = world.internet();
+    let pod = published(&world.alice(), "-publish 8080:80/udp");
+    pod.inside().serves("alice", "80");
+    let other = world.bob().attached();
+    other
+        .inside()
+        .sh(&format!(
+            "exec python3 -c '
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((\"\", 8080))
+s.sendto(b\"sent\", (\"{REMOTE}\", 7777))'"
+        ))
+        .done();
+    other.inside().serves("bob", "8080");
+    let answer = remote.sh(&format!(
+        "exec python3 -c '
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.bind((\"\", 7777))
+s.sendto(b\"?\", (\"{HOST}\", 8080))
+print(s.recv(64).decode())'"
+    ));
+    assert!(answer.starts_with("alice"), "{answer}");
 }
