@@ -1,10 +1,10 @@
-//! Flows that the kernel remembers, `conntrack(8)`. They outlive a container: late answers to it would
-//! reach whoever has its address next. And a UDP flow lasts for as long as the client goes on sending,
-//! so a client of a port that leads elsewhere now would never get there.
+//! Flows that the kernel remembers, `conntrack(8)`. One of UDP lasts for as long as the client goes on
+//! sending, so a client of a port that leads elsewhere now would never get there.
 //!
 //! To be forgotten they are read first; then whoever asks for it sees that this is his to do; and then
 //! those that were read are deleted, each by its id. So a run that is stopped in between deletes
-//! nothing of anybody else's.
+//! nothing of anybody else's. To read them takes the kernel a walk over its whole table, some
+//! milliseconds, so this is done for published UDP ports only.
 
 use std::net::Ipv4Addr;
 
@@ -35,7 +35,6 @@ const FILTER_ORIGINAL_FLAGS: u16 = 1;
 const FILTER_REPLY_FLAGS: u16 = 2;
 
 /// What of a tuple a dump is filtered by (`CTA_FILTER_F_*`, `net/netfilter/nf_internals.h`, Linux 5.8).
-const BY_IP_SRC: u32 = 1 << 0;
 const BY_PROTO_NUM: u32 = 1 << 3;
 const BY_DST_PORT: u32 = 1 << 5;
 
@@ -92,19 +91,6 @@ pub(super) fn leading_elsewhere(
             && (mapping.host_ip.is_none() || sent_to == mapping.host_ip)
     };
     Ok(Flows(flows.iter().filter(is_one).filter_map(deletion).collect()))
-}
-
-/// The flows that begin at `ip`.
-///
-/// # Errors
-/// [`Error`].
-pub(super) fn beginning_at(netlink: &mut Netlink, ip: Ipv4Addr) -> Result<Flows, Error> {
-    let question = || {
-        let address = [nest(TUPLE_IP, &[DefaultNla::new(IP_V4_SRC, ip.octets().to_vec())])];
-        Request { kind: GET, attributes: vec![nest(TUPLE_ORIGINAL, &address), filter(BY_IP_SRC)] }
-    };
-    let flows: Vec<Answer<4>> = netlink.ask_all(question, NEW)?;
-    Ok(Flows(flows.iter().filter_map(deletion).collect()))
 }
 
 /// Has the kernel forget these flows, and no other that may be like one of them by now.

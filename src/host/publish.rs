@@ -115,7 +115,7 @@ fn is_local(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
 }
 
 /// Takes out whatever leads to the address of a lease that has just been taken, and whose port is
-/// still closed; of an earlier lessee's own flows as well.
+/// still closed.
 ///
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::Netlink`], [`Failed::Contended`].
@@ -124,9 +124,7 @@ pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> 
     let closed = |host: &mut Host| {
         lease::held(host, lease, target).map(|link| link.is_some_and(|link| !link.up))
     };
-    let ip = lease.address.ip;
-    take_out(host, ip, &[bridge.index], closed)?;
-    host.forget_flows(|netlink| conntrack::beginning_at(netlink, ip), closed)
+    take_out(host, lease.address.ip, &[bridge.index], closed)
 }
 
 /// All that is published: for whom, by address and by the name of the host's end, and what.

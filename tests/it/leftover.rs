@@ -294,33 +294,6 @@ s.recv(64)'"
 }
 
 #[test]
-fn late_answers_to_a_dead_container_are_not_delivered_to_the_next() {
-    let world = three_users();
-    let remote = world.internet();
-    let pod = next(&world.alice(), "");
-    let server = remote.user().start(
-        "exec python3 -c '
-import os, socket, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind((\"\", 7))
-open(\"/tmp/ready\", \"w\")
-question, client = s.recvfrom(64)
-s.sendto(b\"first\", client)
-while not os.path.exists(\"/tmp/go\"): time.sleep(0.01)
-s.sendto(b\"secret\", client)'",
-    );
-    let ready = world.path("/tmp/ready");
-    world.until("a server", || ready.exists());
-    assert_eq!(pod.inside().asks("udp", REMOTE, 7), "first");
-    end(&world, &[&pod]);
-    world.until_leases_are(&[]);
-    let heir = next(&world.bob(), "");
-    world.sh("touch /tmp/go");
-    server.end().done();
-    assert_eq!(datagrams(&heir), 0);
-}
-
-#[test]
 fn a_flow_that_goes_on_reaches_whoever_publishes_the_port_anew() {
     let world = three_users();
     let remote = world.internet();
@@ -736,34 +709,6 @@ fn with_the_ruleset_flushed_meanwhile_a_further_run_heals_everything() {
         only_this_leads_to(&world, pod, 8080, &why);
         Vec::new()
     });
-}
-
-#[test]
-fn a_helper_stopped_anywhere_cuts_off_nobody_who_has_its_address_since() {
-    let world = three_users();
-    let remote = world.internet();
-    remote.user().serves("remote", "7");
-    let (alice, bob) = (world.alice(), world.bob());
-    at_each_step(
-        &world,
-        &alice,
-        "",
-        || (),
-        |frozen, pod| {
-            unwire(pod);
-            let heir = next(&bob, "");
-            let mut talk: Conversation = heir.inside().holds("tcp", REMOTE, 7);
-            world.sh("nft 'add table inet watch
-                 add chain inet watch seen { type filter hook forward priority 10; }
-                 add rule inet watch seen ct state new tcp dport 7 counter'");
-            let (_, why) = let_go(frozen);
-            assert_eq!(talk.again(), "remote 192.0.2.1", "{why}");
-            // To the host, too, it is the same connection still.
-            let seen = world.sh("nft list table inet watch; nft delete table inet watch");
-            assert!(seen.contains("counter packets 0 "), "{why}: {seen}");
-            vec![heir]
-        },
-    );
 }
 
 #[test]
