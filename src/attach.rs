@@ -124,7 +124,7 @@ fn connect(
         // For the wire to be taken back when its report cannot be written.
         stay: request.output != Output::Nothing,
     })?;
-    let blocked = blocked::way_out(host, wanted.grant)?;
+    let blocked = blocked::way_out(host, wanted.grant, Some(bridge.index))?;
     caller::give_up_all()?;
     Ok(blocked)
 }

@@ -164,17 +164,21 @@ fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
     else {
         return;
     };
-    findings.note("bridge", bridge::find(&mut host, grant), |found| match found.index() {
-        None => format!("{} is not there yet; the first attach makes it", grant.bridge),
-        Some(_) if found.is_ready() => format!("{} is up, with {}", grant.bridge, grant.address),
-        Some(_) => format!("{} is half made; the next attach completes it", grant.bridge),
-    });
+    let found =
+        findings.note("bridge", bridge::find(&mut host, grant), |found| match found.index() {
+            None => format!("{} is not there yet; the first attach makes it", grant.bridge),
+            Some(_) if found.is_ready() => {
+                format!("{} is up, with {}", grant.bridge, grant.address)
+            }
+            Some(_) => format!("{} is half made; the next attach completes it", grant.bridge),
+        });
     if !grant.nat {
         findings.add(Level::Warn, "way out: nat = false in the policy, so containers have none");
         return;
     }
     findings.note("firewall", firewall::look(&mut host, grant), |state| (*state).to_owned());
-    match blocked::way_out(&mut host, grant) {
+    let index = found.and_then(|found| found.index());
+    match blocked::way_out(&mut host, grant, index) {
         Ok(Some(blocked)) => findings.add(Level::Warn, format!("other firewalls: {blocked}")),
         Ok(None) => {
             findings.add(Level::Ok, "other firewalls: none visibly drops what is forwarded")

@@ -7,7 +7,6 @@ use super::Host;
 use super::firewall::TABLE;
 use crate::address::IfName;
 use crate::error::Result;
-use crate::link::By;
 use crate::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain};
 use crate::policy::Grant;
 
@@ -25,15 +24,14 @@ pub struct Blocked {
 }
 
 /// The first chain of another table that visibly drops what containers send: by its policy, with no
-/// rule in its table that is about the bridge. What cannot be told is taken for no obstacle.
+/// rule in its table that is about the bridge, whose index is `index` if it is there. What cannot be told is taken for no obstacle.
 ///
 /// # Errors
 /// [`crate::error::Failed::Caller`].
-pub fn way_out(host: &mut Host, grant: &Grant) -> Result<Option<Blocked>> {
+pub fn way_out(host: &mut Host, grant: &Grant, index: Option<u32>) -> Result<Option<Blocked>> {
     if !grant.nat {
         return Ok(None);
     }
-    let index = host.link(By::Name(&grant.bridge))?.map(|link| link.index);
     let found = host.ruleset(|ruleset| {
         for chain in ruleset.base_chains()? {
             let family = match chain.family {

@@ -243,7 +243,7 @@ fn rules(no_router: bool) -> impl Iterator<Item = &'static Rule> {
 /// Brings the firewall and forwarding about, or makes sure that they are there.
 ///
 /// # Errors
-/// [`Failed::Firewall`], and [`Failed::File`] when forwarding cannot be switched on.
+/// [`Failed::Firewall`], [`Failed::File`], and [`Failed::Sysctl`] when forwarding cannot be switched on.
 pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
     if !grant.nat {
         return Ok(());

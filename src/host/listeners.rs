@@ -2,12 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{
-    DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator,
-};
+use netlink_packet_core::NetlinkSerializable;
 
 use crate::error::{Failed, Result};
-use crate::netlink::{Error, Netlink};
+use crate::netlink::{Answer, Error, Netlink};
 use crate::ports::{Mapping, Protocol};
 
 /// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`).
@@ -20,9 +18,11 @@ const AF_INET6: u8 = 10;
 const LISTEN: u32 = 10;
 const CLOSE: u32 = 7;
 
-/// The length of `struct inet_diag_req_v2` and `struct inet_diag_msg` (`linux/inet_diag.h`).
+/// The length of `struct inet_diag_req_v2` (`linux/inet_diag.h`).
 const REQUEST: usize = 56;
-const ANSWER: usize = 72;
+
+/// An answer about a socket: `struct inet_diag_msg` and attributes.
+type Socket = Answer<72>;
 
 /// Whether a socket of IPv6 takes nothing of IPv4 (`INET_DIAG_SKV6ONLY`).
 const ONLY_IPV6: u16 = 11;
@@ -66,8 +66,8 @@ fn read(protocol: Protocol) -> Result<Vec<Place>, Error> {
     let mut netlink = Netlink::open_sock_diag()?;
     let mut places = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        let waiting: Vec<Waiting> = netlink.ask_all(|| Question { family, protocol }, BY_FAMILY)?;
-        places.extend(waiting.into_iter().filter_map(|waiting| waiting.0));
+        let sockets: Vec<Socket> = netlink.ask_all(|| Question { family, protocol }, BY_FAMILY)?;
+        places.extend(sockets.iter().filter_map(place));
     }
     Ok(places)
 }
@@ -101,57 +101,40 @@ impl NetlinkSerializable for Question {
     }
 }
 
-/// What is answered: `struct inet_diag_msg`. `None` if no IPv4 packet gets there.
-struct Waiting(Option<Place>);
-
-impl NetlinkDeserializable for Waiting {
-    type Error = DecodeError;
-
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        let (socket, attributes) = payload
-            .split_at_checked(ANSWER)
-            .ok_or_else(|| DecodeError::from("the answer about a socket is too short"))?;
-        Ok(Waiting(place(socket, attributes)))
-    }
-}
-
-fn place(socket: &[u8], attributes: &[u8]) -> Option<Place> {
-    let port = u16::from_be_bytes(*socket.get(4..)?.first_chunk()?);
-    let address = socket.get(8..)?;
-    let ip = match *socket.first()? {
+/// Where the socket of an answer waits; `None` if no IPv4 packet gets there.
+fn place(socket: &Socket) -> Option<Place> {
+    let [family, _, _, _, high, low, _, _, address @ ..] = &socket.header;
+    let ip = match *family {
         AF_INET => Ipv4Addr::from(*address.first_chunk()?),
         AF_INET6 => match Ipv6Addr::from(*address.first_chunk()?) {
-            Ipv6Addr::UNSPECIFIED if !only_ipv6(attributes) => Ipv4Addr::UNSPECIFIED,
+            Ipv6Addr::UNSPECIFIED if socket.get(ONLY_IPV6) != Some(&[1]) => Ipv4Addr::UNSPECIFIED,
             ip => ip.to_ipv4_mapped()?,
         },
         _ => return None,
     };
-    Some((Some(ip).filter(|ip| !ip.is_unspecified()), port))
-}
-
-fn only_ipv6(attributes: &[u8]) -> bool {
-    NlasIterator::new(attributes)
-        .map_while(Result::ok)
-        .any(|attribute| attribute.kind() == ONLY_IPV6 && attribute.value().first() == Some(&1))
+    Some((Some(ip).filter(|ip| !ip.is_unspecified()), u16::from_be_bytes([*high, *low])))
 }
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
+
     use super::*;
 
     /// The answer about a socket of this family, at port 8080 of this address.
-    fn socket(family: u8, address: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; ANSWER];
+    fn socket(family: u8, address: &[u8], attributes: &[u8]) -> Socket {
+        let mut bytes = vec![0; 72];
         bytes[0] = family;
         bytes[4..6].copy_from_slice(&8080_u16.to_be_bytes());
         bytes[8..8 + address.len()].copy_from_slice(address);
-        bytes
+        bytes.extend(attributes);
+        Socket::deserialize(&NetlinkHeader::default(), &bytes).unwrap()
     }
 
     #[test]
     fn a_place_is_where_ipv4_packets_get_to() {
         let place =
-            |family, address: &[u8], attributes: &[u8]| place(&socket(family, address), attributes);
+            |family, address: &[u8], attributes: &[u8]| place(&socket(family, address, attributes));
         let localhost = Some(Ipv4Addr::LOCALHOST);
         assert_eq!(place(AF_INET, &[127, 0, 0, 1], &[]), Some((localhost, 8080)));
         assert_eq!(place(AF_INET, &[0; 4], &[]), Some((None, 8080)));
