@@ -67,7 +67,9 @@ pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Op
         .and_then(|blocked| {
             match request.output {
                 Output::Nothing => {}
-                Output::Json => result(&bridge, &lease, &wanted, &published, dns).print()?,
+                Output::Json => {
+                    report::print_json(&result(&bridge, &lease, &wanted, &published, dns))?
+                }
                 Output::ResolvConf => report::print(&dns.resolv_conf())?,
             }
             Ok(blocked)

@@ -172,8 +172,7 @@ fn read<T: std::str::FromStr<Err = &'static str>>(name: &str, text: &str) -> Res
 
 /// A container's name as it can be shown in a list.
 fn printable(id: &str) -> String {
-    let plain = |c: char| if c.is_ascii_graphic() { c } else { '?' };
-    id.chars().map(plain).take(LONGEST_NAME).collect()
+    report::one_word(id).chars().take(LONGEST_NAME).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::link::{self, Link};
 use crate::netlink::Netlink;
 use crate::policy;
 use crate::ports::Mapping;
-use crate::report;
+use crate::report::{self, one_word};
 
 /// A lease, and what there is to know of its container.
 #[derive(Debug, Serialize)]
@@ -78,14 +78,14 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
         list.leases.push(Entry {
             address: address.to_string(),
             user: user(&link.name, &users),
-            interface: link::name_inside(&mut netlink, &link).as_deref().map(printable),
-            container: link.alias.as_deref().map(printable),
+            interface: link::name_inside(&mut netlink, &link).as_deref().map(one_word),
+            container: link.alias.as_deref().map(one_word),
             pid: link.peer_namespace.and_then(|id| processes.get(&id).copied()),
             port_mappings: published.iter().filter(of_this).map(|(_, _, m)| *m).collect(),
-            host_interface: printable(&link.name),
+            host_interface: one_word(&link.name),
         });
     }
-    report::print(&if json { as_json(&list)? } else { as_table(&list) })
+    if json { report::print_json(&list) } else { report::print(&as_table(&list)) }
 }
 
 /// The published ports, if the program was installed so that it may see them: by their numbers, as
@@ -121,7 +121,7 @@ fn leases(netlink: &mut Netlink) -> Result<Vec<(Cidr, Link)>> {
 /// The owner of the link `name`, by his account's name if he has one.
 fn user(name: &str, passwd: &str) -> String {
     match owner_of(name) {
-        Some(uid) => accounts::name_of(uid, passwd).map_or(uid.to_string(), printable),
+        Some(uid) => accounts::name_of(uid, passwd).map_or(uid.to_string(), one_word),
         // Only root can give a link another name.
         None => "root".to_owned(),
     }
@@ -143,16 +143,6 @@ fn processes(netlink: &mut Netlink) -> BTreeMap<i32, u32> {
         }
     }
     first
-}
-
-/// A text of somebody else's, as one word.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
-}
-
-fn as_json(list: &List) -> Result<String> {
-    let text = serde_json::to_string(list);
-    Ok(text.map_err(|_| Failed::Output(nix::errno::Errno::EINVAL))? + "\n")
 }
 
 fn as_table(list: &List) -> String {

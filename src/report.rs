@@ -82,16 +82,20 @@ impl CniResult {
             port_mappings: port_mappings.to_vec(),
         }
     }
+}
 
-    /// Prints it, as one line of JSON.
-    ///
-    /// # Errors
-    /// [`Failed::Output`].
-    pub fn print(&self) -> Result<()> {
-        let mut text = serde_json::to_string(self).map_err(|_| Failed::Output(Errno::EINVAL))?;
-        text.push('\n');
-        print(&text)
-    }
+/// Prints `what` as one line of JSON.
+///
+/// # Errors
+/// [`Failed::Output`].
+pub fn print_json(what: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(what).map_err(|_| Failed::Output(Errno::EINVAL))?;
+    print(&(text + "\n"))
+}
+
+/// A text of somebody else's as one word that can be shown anywhere.
+pub fn one_word(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
 /// Prints `text` on standard output, in one write.
