@@ -28,12 +28,12 @@ pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Op
     let grant = policy::grant_attach(caller, request)?;
     let dns = name_service(&grant, request)?;
     let target = Target::open(which, caller, &privilege, deadline)?;
-    let inside = Inside::start(&target, caller, &request.container_end)?;
+    let mut inside = Inside::start(&target, caller, &request.container_end)?;
     // The host is looked at while the child enters. Its refusal goes before whatever is found there.
     let mut host = Host::open(&privilege)?;
-    let found = bridge::find(&mut host, &grant);
+    let found = look(&mut host, &grant);
     let end = inside.proof(&target)?;
-    let found = found?;
+    let (found, firewall) = found?;
 
     let bridge_mtu = found.mtu(&grant);
     let wanted = Wanted {
@@ -57,13 +57,13 @@ pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Op
     target.check_alive()?;
 
     let bridge = bridge::ensure(&mut host, &grant, found)?;
-    firewall::ensure(&mut host, &grant)?;
+    firewall::complete(&mut host, &grant, firewall)?;
     let lease = match plan {
         Plan::Keep(lease) => lease,
-        Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &inside)?,
+        Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &mut inside)?,
     };
     let mut published = Published::default();
-    let done = connect(&mut host, &wanted, &inside, &lease, &bridge, request, &mut published)
+    let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge, request, &mut published)
         .and_then(|blocked| {
             match request.output {
                 Output::Nothing => {}
@@ -79,10 +79,15 @@ pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Op
         // container.
         let _ = publish::take_back(&mut host, &lease, &published, &target);
         if lease.new {
-            let _ = lease::give_back(&mut host, &lease, &inside);
+            let _ = lease::give_back(&mut host, &lease, &mut inside);
         }
     }
     done
+}
+
+/// Looks at the host. Nothing is changed.
+fn look(host: &mut Host, grant: &Grant) -> Result<(bridge::Found, Option<firewall::Found>)> {
+    Ok((bridge::find(host, grant)?, firewall::find(host, grant)?))
 }
 
 /// What the container is told of name service, if that is asked for.
@@ -97,25 +102,17 @@ fn name_service(grant: &Grant, request: &Attach) -> Result<Dns> {
     }
 }
 
-/// Lets frames pass, publishes ports, configures the inside, and gives up the last capability.
+/// Has the inside configured, and meanwhile lets frames pass and publishes ports; then gives up the
+/// last capability.
 fn connect(
     host: &mut Host,
     wanted: &Wanted,
-    inside: &Inside,
+    inside: &mut Inside,
     lease: &Lease,
     bridge: &Link,
     request: &Attach,
     published: &mut Published,
 ) -> Result<Option<Blocked>> {
-    let reflect = !request.publish.is_empty();
-    if !lease.open {
-        publish::clear(host, lease, bridge, wanted.target)?;
-        let alias = request.container.as_deref();
-        bridge::open_port(host, lease, reflect, alias)?;
-    } else if reflect {
-        bridge::reflect(host, &lease.host_end)?;
-    }
-    *published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
     wanted.target.check_alive()?;
     inside.configure(Configuration {
         peer: lease.index,
@@ -126,7 +123,17 @@ fn connect(
         // For the wire to be taken back when its report cannot be written.
         stay: request.output != Output::Nothing,
     })?;
+    let reflect = !request.publish.is_empty();
+    if !lease.open {
+        publish::clear(host, lease, bridge, wanted.target)?;
+        let alias = request.container.as_deref();
+        bridge::open_port(host, lease, reflect, alias)?;
+    } else if reflect {
+        bridge::reflect(host, &lease.host_end)?;
+    }
+    *published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
     let blocked = blocked::way_out(host, wanted.grant, Some(bridge.index))?;
+    inside.configured()?;
     caller::give_up_all()?;
     Ok(blocked)
 }

@@ -9,14 +9,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
 use nix::errno::Errno;
-use nix::libc::{RTM_GETROUTE, RTM_NEWADDR, RTM_NEWROUTE};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::socket::{
@@ -29,10 +22,14 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Cidr, IfName};
 use crate::caller::{self, Caller};
 use crate::error::{Error, Failed, Result};
+use crate::inet;
 use crate::link::{self, By};
 use crate::netlink::{self, Netlink};
 use crate::sys;
 use crate::target::Target;
+
+/// The index of the loopback interface: it is the first of every namespace.
+const LOOPBACK: u32 = 1;
 
 /// The longest message between parent and child, in bytes.
 const LONGEST: usize = 512;
@@ -127,7 +124,17 @@ impl Step {
 #[derive(Debug)]
 pub struct Inside {
     channel: Option<OwnedFd>,
-    child: Pid,
+    /// The process, until it has been waited for.
+    child: Option<Pid>,
+    /// Whether there is an order that it has not answered yet, and whether it ends with that.
+    at_work: Option<Then>,
+}
+
+/// What the child does after an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Stay,
+    End,
 }
 
 impl Inside {
@@ -154,7 +161,7 @@ impl Inside {
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(theirs);
-                Ok(Inside { channel: Some(ours), child })
+                Ok(Inside { channel: Some(ours), child: Some(child), at_work: None })
             }
         }
     }
@@ -179,33 +186,62 @@ impl Inside {
     ///
     /// # Errors
     /// [`Failed::Inside`] and [`Failed::ChildGone`].
-    pub fn look(&self) -> Result<Option<End>> {
+    pub fn look(&mut self) -> Result<Option<End>> {
         match self.ask(&Order::Look)? {
             Answer::End(end) => Ok(end),
             _ => Err(Failed::ChildGone.into()),
         }
     }
 
-    /// Sets the container's end up and gives it its address and a default route.
+    /// Has the child set the container's end up and give it its address and a default route. How that
+    /// went tells [`Inside::configured`]: there is work for the parent meanwhile.
+    ///
+    /// # Errors
+    /// [`Failed::ChildGone`].
+    pub fn configure(&mut self, configuration: Configuration) -> Result<()> {
+        let then = if configuration.stay { Then::Stay } else { Then::End };
+        self.order(&Order::Configure(configuration), then)
+    }
+
+    /// Waits for what [`Inside::configure`] has asked for.
     ///
     /// # Errors
     /// [`Failed::Inside`], also when its peer is not the one it should be, and
     /// [`Failed::ChildGone`].
-    pub fn configure(&self, configuration: Configuration) -> Result<()> {
-        self.ask(&Order::Configure(configuration)).map(drop)
+    pub fn configured(&mut self) -> Result<()> {
+        // One wait is enough for a child that ends when it has answered.
+        if self.at_work == Some(Then::End) {
+            self.wait();
+        }
+        self.outcome().map(drop)
     }
 
     /// Deletes the container's end, if its peer is the interface `peer` of the host.
     ///
     /// # Errors
     /// [`Failed::Inside`] and [`Failed::ChildGone`].
-    pub fn remove(&self, peer: u32) -> Result<()> {
+    pub fn remove(&mut self, peer: u32) -> Result<()> {
         self.ask(&Order::Remove { peer }).map(drop)
     }
 
-    fn ask(&self, order: &Order) -> Result<Answer> {
+    fn ask(&mut self, order: &Order) -> Result<Answer> {
+        self.order(order, Then::Stay)?;
+        self.outcome()
+    }
+
+    fn order(&mut self, order: &Order, then: Then) -> Result<()> {
+        // The answer to an earlier order is none to this.
+        if self.at_work.is_some() {
+            let _ = self.outcome();
+        }
         let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
         tell(channel, order).ok_or(Failed::ChildGone)?;
+        self.at_work = Some(then);
+        Ok(())
+    }
+
+    fn outcome(&mut self) -> Result<Answer> {
+        self.at_work = None;
         match self.answer()? {
             Answer::Failed(step, errno) => Err(step.failed(errno)),
             answer => Ok(answer),
@@ -216,14 +252,20 @@ impl Inside {
         let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
         hear(channel).ok_or_else(|| Failed::ChildGone.into())
     }
+
+    /// Waits for the child's end: that leaves no zombie to a caller who becomes its parent otherwise.
+    fn wait(&mut self) {
+        if let Some(child) = self.child.take() {
+            while waitpid(child, None) == Err(Errno::EINTR) {}
+        }
+    }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
         // The child reads the end of the channel as its own.
         self.channel = None;
-        // That it was waited for leaves no zombie to a caller who becomes its parent otherwise.
-        while waitpid(self.child, None) == Err(Errno::EINTR) {}
+        self.wait();
     }
 }
 
@@ -264,8 +306,8 @@ fn child(channel: &OwnedFd, target: &Target, caller: &Caller, end: &IfName) -> O
         };
         tell(channel, &answer)?;
         // What is left to do for a child that does not stay is to end: while its parent goes on.
-        next = match (order, answer) {
-            (Order::Configure(Configuration { stay: false, .. }), Answer::Done) => None,
+        next = match order {
+            Order::Configure(Configuration { stay: false, .. }) => None,
             _ => hear(channel),
         };
     }
@@ -295,15 +337,7 @@ fn carry_out(order: &Order, netlink: &mut Netlink, name: &IfName) -> Result<Answ
     match order {
         Order::Look => Ok(Answer::End(end.map(|end| End { index: end.index, peer: end.peer }))),
         Order::Configure(wanted) => {
-            let index = ours(wanted.peer)?.index;
-            link::set_up(netlink, By::Index(index)).map_err(at(Step::Up))?;
-            let address = Cidr { ip: wanted.address, prefix: wanted.prefix };
-            add_address(netlink, index, address).map_err(at(Step::Address))?;
-            add_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))?;
-            if wanted.loopback {
-                // The loopback interface is the first of every namespace.
-                link::set_up(netlink, By::Index(1)).map_err(at(Step::Loopback))?;
-            }
+            configure(netlink, ours(wanted.peer)?.index, wanted)?;
             Ok(Answer::Done)
         }
         Order::Remove { peer } => {
@@ -317,53 +351,27 @@ fn at(step: Step) -> impl Fn(netlink::Error) -> (Step, Errno) {
     move |error| (step, error.errno())
 }
 
-/// Gives the interface `index` an IPv4 address, as `ip address replace` does. Having it already is
-/// success.
-///
-/// # Errors
-/// [`netlink::Error`].
-pub fn add_address(netlink: &mut Netlink, index: u32, address: Cidr) -> Result<(), netlink::Error> {
-    let mut request = AddressMessage::default();
-    request.header.family = AddressFamily::Inet;
-    request.header.prefix_len = address.prefix;
-    request.header.index = index;
-    request.attributes = vec![
-        AddressAttribute::Local(address.ip.into()),
-        AddressAttribute::Address(address.ip.into()),
-        AddressAttribute::Broadcast(address.broadcast()),
-    ];
-    netlink.change(RTM_NEWADDR, request, NLM_F_CREATE | NLM_F_REPLACE)
-}
-
-/// Adds a default route through the interface `index`. Having that very route already is success.
-fn add_default_route(
+/// Sets the interface `index` up, with its address and a default route, in one go. Having any of that
+/// already is success.
+fn configure(
     netlink: &mut Netlink,
     index: u32,
-    gateway: Ipv4Addr,
-) -> Result<(), netlink::Error> {
-    let mut request = RouteMessage::default();
-    request.header.address_family = AddressFamily::Inet;
-    request.header.table = RouteHeader::RT_TABLE_MAIN;
-    let filter = request.clone();
-    request.header.protocol = RouteProtocol::Boot;
-    request.header.scope = RouteScope::Universe;
-    request.header.kind = RouteType::Unicast;
-    request.attributes =
-        vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
-    match netlink.change(RTM_NEWROUTE, request, NLM_F_CREATE | NLM_F_EXCL) {
-        Err(error) if error.is(Errno::EEXIST) => {
-            // `struct rtmsg` and attributes (`linux/rtnetlink.h`)
-            const RTA_OIF: u16 = 4;
-            const RTA_GATEWAY: u16 = 5;
-            let routes: Vec<netlink::Answer<12>> = netlink.dump(RTM_GETROUTE, &filter)?;
-            let ours = |route: &netlink::Answer<12>| {
-                let [_, prefix, ..] = route.header;
-                prefix == 0
-                    && route.ipv4(RTA_GATEWAY) == Some(gateway)
-                    && route.number(RTA_OIF) == Some(index)
-            };
-            if routes.iter().any(ours) { Ok(()) } else { Err(error) }
-        }
-        done => done,
+    wanted: &Configuration,
+) -> Result<(), (Step, Errno)> {
+    let address = Cidr { ip: wanted.address, prefix: wanted.prefix };
+    let mut steps = vec![Step::Up, Step::Address];
+    let mut requests = vec![(link::set_up(index), 0), inet::address(index, address)];
+    if wanted.loopback {
+        steps.push(Step::Loopback);
+        requests.push((link::set_up(LOOPBACK), 0));
     }
+    // Last, so that all has been done when it turns out that it is there.
+    steps.push(Step::Route);
+    requests.push(inet::default_route(index, wanted.gateway));
+    let Err(failure) = netlink.change_all(requests) else { return Ok(()) };
+    let step = steps.get(failure.request).copied().unwrap_or(Step::Up);
+    let there = matches!(step, Step::Route)
+        && failure.error.is(Errno::EEXIST)
+        && inet::has_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))?;
+    if there { Ok(()) } else { Err(at(step)(failure.error)) }
 }

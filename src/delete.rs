@@ -21,7 +21,7 @@ pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()
     let privilege = caller.privilege()?;
     let grant = policy::grant_attach(caller, request)?;
     let target = Target::open(which, caller, &privilege, deadline)?;
-    let inside = Inside::start(&target, caller, &request.container_end)?;
+    let mut inside = Inside::start(&target, caller, &request.container_end)?;
     let mut host = Host::open(&privilege)?;
     let Some(end) = inside.proof(&target)? else {
         return caller::give_up_all();
@@ -36,14 +36,14 @@ pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()
         address: None,
         deadline,
     };
-    match take_out(&mut host, &wanted, end, &inside) {
+    match take_out(&mut host, &wanted, end, &mut inside) {
         // Another run was faster, or somebody inside.
         Err(_) if matches!(inside.look(), Ok(None)) => caller::give_up_all(),
         done => done,
     }
 }
 
-fn take_out(host: &mut Host, wanted: &Wanted, end: End, inside: &Inside) -> Result<()> {
+fn take_out(host: &mut Host, wanted: &Wanted, end: End, inside: &mut Inside) -> Result<()> {
     let lease = lease::find(host, wanted, end)?;
     publish::withdraw(host, &lease, wanted.target)?;
     caller::give_up_all()?;

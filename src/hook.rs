@@ -6,7 +6,6 @@ use std::io::{Read, stdin};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use netlink_packet_route::link::InfoKind;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -15,7 +14,7 @@ use crate::caller::Caller;
 use crate::cli::{self, Attach, PID_LIMIT, Which};
 use crate::error::{Error, Failed, Result, Usage};
 use crate::host::lease::owner_of;
-use crate::link::{self, By, Link};
+use crate::link::{self, By, Kind, Link};
 use crate::netlink::Netlink;
 use crate::prune::prune;
 use crate::report;
@@ -94,7 +93,7 @@ fn see_off(caller: &Caller, name: &str, deadline: Instant) -> Result<()> {
             && (caller.is_root() || owner_of(&link.name) == Some(caller.uid))
     };
     let mut netlink = Netlink::open().map_err(failed())?;
-    let wires = link::all(&mut netlink, InfoKind::Veth).map_err(failed())?;
+    let wires = link::all(&mut netlink, Kind::Veth).map_err(failed())?;
     for wire in wires.into_iter().filter(is_of_it) {
         while Instant::now() < deadline
             && link::get(&mut netlink, By::Index(wire.index))

@@ -13,14 +13,13 @@ mod pool;
 pub mod publish;
 
 use caps::Capability;
-use netlink_packet_route::link::InfoKind;
 use nix::errno::Errno;
 
 use self::conntrack::Flows;
 use crate::address::IfName;
 use crate::caller::Privilege;
 use crate::error::{Failed, Result};
-use crate::link::{self, By, Link};
+use crate::link::{self, By, Kind, Link};
 use crate::netlink::{self, Netlink};
 use crate::nftables::Ruleset;
 
@@ -73,7 +72,7 @@ impl Host<'_> {
     /// # Errors
     /// [`Failed::Netlink`].
     fn bridges(&mut self) -> Result<Vec<IfName>> {
-        let links = link::all(&mut self.netlink, InfoKind::Bridge)
+        let links = link::all(&mut self.netlink, Kind::Bridge)
             .map_err(Failed::netlink("looking bridges up"))?;
         // A name that cannot be read as one is of no bridge that could be meant.
         Ok(links.into_iter().filter_map(|link| link.name.parse().ok()).collect())

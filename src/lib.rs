@@ -21,6 +21,7 @@ pub mod dns;
 pub mod error;
 pub mod hook;
 pub mod host;
+pub mod inet;
 pub mod link;
 pub mod list;
 pub mod netlink;

@@ -1,16 +1,17 @@
 //! Network interfaces, as `rtnetlink(7)` tells of them.
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage,
-};
-use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
-use nix::libc::{RTM_DELLINK, RTM_GETLINK, RTM_GETNSID, RTM_NEWLINK, RTM_SETLINK};
+use nix::libc::{
+    AF_INET6, IFF_UP, IFLA_ADDRESS, IFLA_AF_SPEC, IFLA_EXT_MASK, IFLA_GROUP, IFLA_IFALIAS,
+    IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MASTER,
+    IFLA_MTU, IFLA_TARGET_NETNSID, RTM_DELLINK, RTM_GETLINK, RTM_GETNSID, RTM_NEWLINK, RTM_SETLINK,
+};
 
 use crate::address::{IfName, Mac};
-use crate::netlink::{self, Error, Netlink, attributes};
+use crate::netlink::{self, Error, Netlink, Request, attributes};
 
 /// What this program wants to know of an interface.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -39,31 +40,24 @@ pub struct Link {
     pub group: u32,
 }
 
-/// `linux/if.h`
-const IFF_UP: u32 = 1;
+/// The flag of a link that is set up (`linux/if.h`).
+const UP: u32 = IFF_UP.cast_unsigned();
+
+/// The value of `IFLA_EXT_MASK` that leaves counters out of the answer, which are of no interest and
+/// most of the work of answering (`RTEXT_FILTER_SKIP_STATS`, `linux/rtnetlink.h`).
+const SKIP_STATS: u32 = 1 << 3;
 
 /// An answer about a link: `struct ifinfomsg` (`linux/rtnetlink.h`) and attributes.
 type Answer = netlink::Answer<16>;
 
 impl From<Answer> for Link {
     fn from(answer: Answer) -> Link {
-        // `linux/if_link.h`
-        const IFLA_ADDRESS: u16 = 1;
-        const IFLA_IFNAME: u16 = 3;
-        const IFLA_MTU: u16 = 4;
-        const IFLA_LINK: u16 = 5;
-        const IFLA_MASTER: u16 = 10;
-        const IFLA_LINKINFO: u16 = 18;
-        const IFLA_IFALIAS: u16 = 20;
-        const IFLA_GROUP: u16 = 27;
-        const IFLA_LINK_NETNSID: u16 = 37;
-        const IFLA_INFO_KIND: u16 = 1;
         let [_, _, _, _, i, n, d, x, f, l, a, g, ..] = answer.header;
         let info = answer.get(IFLA_LINKINFO).map(attributes).unwrap_or_default();
         let kind = info.into_iter().find(|(kind, _)| *kind == IFLA_INFO_KIND);
         Link {
             index: u32::from_ne_bytes([i, n, d, x]),
-            up: u32::from_ne_bytes([f, l, a, g]) & IFF_UP != 0,
+            up: u32::from_ne_bytes([f, l, a, g]) & UP != 0,
             name: answer.text(IFLA_IFNAME).unwrap_or_default(),
             kind: kind.map(|(_, name)| Kind::from(name.as_slice())),
             mac: answer.get(IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok()).map(Mac),
@@ -86,6 +80,17 @@ pub enum Kind {
     Veth,
     /// Any other.
     Other,
+}
+
+impl Kind {
+    /// Its name, as `ip link` shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Bridge => "bridge",
+            Kind::Veth => "veth",
+            Kind::Other => "",
+        }
+    }
 }
 
 impl From<&[u8]> for Kind {
@@ -112,10 +117,7 @@ pub enum By<'a> {
 /// # Errors
 /// [`Error`].
 pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
-    let mut request = about(by);
-    // Counters are of no interest, and most of the work of answering.
-    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    match netlink.get(RTM_GETLINK, request) {
+    match netlink.get(about(RTM_GETLINK, by).number(IFLA_EXT_MASK, SKIP_STATS)) {
         Ok(answer) => Ok(Some(Link::from(answer))),
         Err(error) if error.is(Errno::ENODEV) => Ok(None),
         Err(error) => Err(error),
@@ -126,27 +128,30 @@ pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
 ///
 /// # Errors
 /// [`Error`].
-pub fn all(netlink: &mut Netlink, kind: InfoKind) -> Result<Vec<Link>, Error> {
-    let mut request = LinkMessage::default();
-    request.attributes = vec![
-        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
-    ];
-    Ok(netlink.dump(RTM_GETLINK, &request)?.into_iter().map(Link::from).collect())
+pub fn all(netlink: &mut Netlink, kind: Kind) -> Result<Vec<Link>, Error> {
+    let request = about(RTM_GETLINK, By::Index(0))
+        .number(IFLA_EXT_MASK, SKIP_STATS)
+        .nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, kind.name()));
+    Ok(netlink.dump(&request)?.into_iter().map(Link::from).collect())
 }
 
 /// The name of the peer of `link` in its own network namespace, if the calling process may look in
 /// there (`IFLA_TARGET_NETNSID`: who owns the user namespace may).
 pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
-    const IFLA_TARGET_NETNSID: u16 = 46;
-    let mut request = about(By::Index(link.peer?));
-    let namespace = link.peer_namespace?.to_ne_bytes().to_vec();
-    request.attributes = vec![
-        LinkAttribute::Other(DefaultNla::new(IFLA_TARGET_NETNSID, namespace)),
-        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
-    ];
-    let inside = Link::from(netlink.get(RTM_GETLINK, request).ok()?);
+    let request = about(RTM_GETLINK, By::Index(link.peer?))
+        .number(IFLA_TARGET_NETNSID, link.peer_namespace?.cast_unsigned())
+        .number(IFLA_EXT_MASK, SKIP_STATS);
+    let inside = Link::from(netlink.get(request).ok()?);
     (inside.peer == Some(link.index)).then_some(inside.name)
+}
+
+/// A network namespace, as one asks for its id.
+#[derive(Debug, Clone, Copy)]
+pub enum Namespace<'a> {
+    /// The one of this descriptor.
+    Descriptor(BorrowedFd<'a>),
+    /// The one of this process.
+    Process(u32),
 }
 
 /// The id by which this network namespace knows another one, if it does (`RTM_GETNSID`,
@@ -154,83 +159,87 @@ pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
 ///
 /// # Errors
 /// [`Error`].
-pub fn namespace_id(netlink: &mut Netlink, of: NsidAttribute) -> Result<Option<i32>, Error> {
+pub fn namespace_id(netlink: &mut Netlink, of: Namespace) -> Result<Option<i32>, Error> {
+    // `linux/net_namespace.h`
     const NETNSA_NSID: u16 = 1;
-    let mut request = NsidMessage::default();
-    request.attributes.push(of);
+    const NETNSA_PID: u16 = 2;
+    const NETNSA_FD: u16 = 3;
     // `struct rtgenmsg`, which is a byte, and filled up.
-    let answer: netlink::Answer<4> = netlink.get(RTM_GETNSID, request)?;
+    let request = Request::new(RTM_GETNSID, &[0; 4]);
+    let request = match of {
+        Namespace::Descriptor(file) => request.number(NETNSA_FD, file.as_raw_fd().cast_unsigned()),
+        Namespace::Process(pid) => request.number(NETNSA_PID, pid),
+    };
+    let answer: netlink::Answer<4> = netlink.get(request)?;
     Ok(answer.number(NETNSA_NSID).map(u32::cast_signed).filter(|id| *id >= 0))
 }
 
-/// A message about the interface that is meant.
-fn about(by: By) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    match by {
-        By::Index(index) => message.header.index = index,
-        By::Name(name) => message.attributes.push(name_attribute(name)),
-    }
-    message
+/// `struct ifinfomsg`, of a link with this index, to be set up or left as it is.
+pub fn ifinfomsg(index: u32, flags: u32) -> [u8; 16] {
+    let [i, n, d, x] = index.to_ne_bytes();
+    let [f, l, a, g] = flags.to_ne_bytes();
+    // The family and the type are not given, and the flags are those to be changed as well.
+    [0, 0, 0, 0, i, n, d, x, f, l, a, g, f, l, a, g]
 }
 
-/// Changes an interface. A "new link" without a flag to create one changes the one that
-/// there is, as "set link" does, and takes data of its kind as well (`rtnl_changelink`,
-/// `net/core/rtnetlink.c`).
+/// A request of the type `kind` about the interface that is meant.
+fn about(kind: u16, by: By) -> Request {
+    match by {
+        By::Index(index) => Request::new(kind, &ifinfomsg(index, 0)),
+        By::Name(name) => Request::new(kind, &ifinfomsg(0, 0)).text(IFLA_IFNAME, name.as_str()),
+    }
+}
+
+/// The request to change an interface, to which what is to change is added. A "new link" without a
+/// flag to create one changes the one that there is, as "set link" does, and takes data of its kind as
+/// well (`rtnl_changelink`, `net/core/rtnetlink.c`).
+pub fn change(by: By) -> Request {
+    about(RTM_NEWLINK, by)
+}
+
+/// The request to set an interface up.
+pub fn set_up(index: u32) -> Request {
+    Request::new(RTM_SETLINK, &ifinfomsg(index, UP))
+}
+
+/// The request to set every interface of a group up; that there is none is success
+/// (`rtnl_group_changelink`, `net/core/rtnetlink.c`). Group 0 is refused: it is the one that every
+/// link is in that nobody has put into another.
 ///
 /// # Errors
-/// [`Error`].
-pub fn change(netlink: &mut Netlink, by: By, attributes: Vec<LinkAttribute>) -> Result<(), Error> {
-    let mut request = about(by);
-    request.attributes.extend(attributes);
-    netlink.change(RTM_NEWLINK, request, 0)
+/// [`Error::Kernel`] with EINVAL for group 0.
+pub fn set_group_up(group: u32) -> Result<Request, Error> {
+    match group {
+        0 => Err(Error::Kernel(Errno::EINVAL)),
+        _ => Ok(Request::new(RTM_NEWLINK, &ifinfomsg(0, UP)).number(IFLA_GROUP, group)),
+    }
 }
 
-/// Changes an interface, and has the kernel give it no IPv6 address of its own accord. Gives whether
-/// the kernel has IPv6 at all.
+/// Changes an interface, has the kernel give it no IPv6 address of its own accord, and has the other
+/// requests fulfilled in the same go. Gives whether the kernel has IPv6 at all.
 ///
 /// # Errors
 /// [`Error`].
 pub fn change_without_ipv6(
     netlink: &mut Netlink,
-    by: By,
-    attributes: &[LinkAttribute],
+    change: Request,
+    others: &[(Request, u16)],
 ) -> Result<bool, Error> {
-    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
-    match change(netlink, by, [attributes, &[no_ipv6]].concat()) {
-        Err(error) if error.is(Errno::EAFNOSUPPORT) => {
-            change(netlink, by, attributes.to_vec()).map(|()| false)
+    // `linux/if_link.h`
+    const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+    const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+    let all = |change: Request| [&[(change, 0)], others].concat();
+    let no_ipv6 = change.clone().nest(IFLA_AF_SPEC, |families| {
+        families.nest(AF_INET6 as u16, |inet6| {
+            inet6.byte(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
+        })
+    });
+    match netlink.change_all(all(no_ipv6)) {
+        Err(failure) if failure.error.is(Errno::EAFNOSUPPORT) => {
+            Ok(netlink.change_all(all(change)).map(|()| false)?)
         }
-        done => done.map(|()| true),
+        done => Ok(done.map(|()| true)?),
     }
-}
-
-/// Sets an interface up.
-///
-/// # Errors
-/// [`Error`].
-pub fn set_up(netlink: &mut Netlink, by: By) -> Result<(), Error> {
-    let mut request = about(by);
-    request.header.flags = LinkFlags::Up;
-    request.header.change_mask = LinkFlags::Up;
-    netlink.change(RTM_SETLINK, request, 0)
-}
-
-/// Sets every interface of a group up; that there is none is success (`rtnl_group_changelink`,
-/// `net/core/rtnetlink.c`).
-///
-/// # Errors
-/// [`Error`].
-pub fn set_group_up(netlink: &mut Netlink, group: u32) -> Result<(), Error> {
-    // Which every link is in that nobody has put into another.
-    if group == 0 {
-        return Err(Error::Kernel(Errno::EINVAL));
-    }
-    let mut request = LinkMessage::default();
-    request.header.flags = LinkFlags::Up;
-    request.header.change_mask = LinkFlags::Up;
-    request.attributes.push(LinkAttribute::Group(group));
-    netlink.change(RTM_NEWLINK, request, 0)
 }
 
 /// Deletes every interface of a group, and with each its peer (`rtnl_group_dellink`).
@@ -238,17 +247,16 @@ pub fn set_group_up(netlink: &mut Netlink, group: u32) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Kernel`] with ENODEV when there is none.
 pub fn delete_group(netlink: &mut Netlink, group: u32) -> Result<(), Error> {
-    let mut request = LinkMessage::default();
-    request.attributes.push(LinkAttribute::Group(group));
-    netlink.change(RTM_DELLINK, request, 0)
+    let request = Request::new(RTM_DELLINK, &ifinfomsg(0, 0)).number(IFLA_GROUP, group);
+    netlink.change(request, 0)
 }
 
 /// Creates the interface that `request` describes.
 ///
 /// # Errors
 /// [`Error::Kernel`] with EEXIST when its name or index is taken.
-pub fn create(netlink: &mut Netlink, request: LinkMessage) -> Result<(), Error> {
-    netlink.change(RTM_NEWLINK, request, NLM_F_CREATE | NLM_F_EXCL)
+pub fn create(netlink: &mut Netlink, request: Request) -> Result<(), Error> {
+    netlink.change(request, NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// Deletes an interface, and with it its peer.
@@ -256,15 +264,5 @@ pub fn create(netlink: &mut Netlink, request: LinkMessage) -> Result<(), Error> 
 /// # Errors
 /// [`Error::Kernel`] with ENODEV when there is none.
 pub fn delete(netlink: &mut Netlink, by: By) -> Result<(), Error> {
-    netlink.change(RTM_DELLINK, about(by), 0)
-}
-
-/// The attribute that names an interface.
-pub fn name_attribute(name: &IfName) -> LinkAttribute {
-    LinkAttribute::IfName(name.as_str().to_owned())
-}
-
-/// The attribute that gives an interface its Ethernet address.
-pub fn mac_attribute(mac: Mac) -> LinkAttribute {
-    LinkAttribute::Address(mac.0.to_vec())
+    netlink.change(about(RTM_DELLINK, by), 0)
 }

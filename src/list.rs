@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 
-use netlink_packet_route::link::InfoKind;
-use netlink_packet_route::nsid::NsidAttribute;
 use serde::Serialize;
 
 use crate::accounts;
@@ -15,7 +13,7 @@ use crate::caller::{self, Caller};
 use crate::error::{Failed, Result};
 use crate::host::lease::{address_of, owner_of};
 use crate::host::{Host, bridge, publish};
-use crate::link::{self, Link};
+use crate::link::{self, Kind, Link, Namespace};
 use crate::netlink::Netlink;
 use crate::policy;
 use crate::ports::Mapping;
@@ -99,7 +97,7 @@ fn published(caller: &mut Caller) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
 
 /// The links that are leases, in the order of their addresses.
 fn leases(netlink: &mut Netlink) -> Result<Vec<(Cidr, Link)>> {
-    let links = link::all(netlink, InfoKind::Veth).map_err(Failed::netlink("reading the links"))?;
+    let links = link::all(netlink, Kind::Veth).map_err(Failed::netlink("reading the links"))?;
     let mut subnets: BTreeMap<u32, Vec<Cidr>> = BTreeMap::new();
     let mut leases = Vec::new();
     for link in links {
@@ -138,7 +136,7 @@ fn processes(netlink: &mut Netlink) -> BTreeMap<i32, u32> {
     pids.sort_unstable();
     let mut first = BTreeMap::new();
     for pid in pids {
-        if let Ok(Some(id)) = link::namespace_id(netlink, NsidAttribute::Pid(pid)) {
+        if let Ok(Some(id)) = link::namespace_id(netlink, Namespace::Process(pid)) {
             first.entry(id).or_insert(pid);
         }
     }

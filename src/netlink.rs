@@ -5,11 +5,13 @@
 //! it and nothing can be sent elsewhere. Every reply is checked: its sender, its sequence number,
 //! its length, its type.
 
+mod request;
+
 use std::io;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST,
     NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
     NlasIterator,
 };
@@ -19,6 +21,7 @@ use nix::errno::Errno;
 use nix::libc::MSG_TRUNC;
 use thiserror::Error;
 
+pub use self::request::Request;
 use crate::address::IfName;
 use crate::sys;
 
@@ -35,6 +38,28 @@ const ALIGNMENT: usize = 4;
 
 /// How often a dump is tried.
 const DUMPS: u32 = 100;
+
+/// A request of several that was not fulfilled: its number, from 0, and why.
+#[derive(Debug)]
+pub struct Failure {
+    /// Which of them.
+    pub request: usize,
+    /// Why.
+    pub error: Error,
+}
+
+/// Of what concerns all of them.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { request: 0, error }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        failure.error
+    }
+}
 
 /// Why a request was not answered as wished.
 #[derive(Debug, Error)]
@@ -63,26 +88,6 @@ impl Error {
             Error::Socket(error) => Errno::from_raw(error.raw_os_error().unwrap_or_default()),
             Error::Reply(_) => Errno::EBADMSG,
         }
-    }
-}
-
-/// A request of the routing service: its type (`RTM_*`) and what it consists of.
-struct Request<B> {
-    kind: u16,
-    body: B,
-}
-
-impl<B: Emitable> NetlinkSerializable for Request<B> {
-    fn message_type(&self) -> u16 {
-        self.kind
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.body.buffer_len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        self.body.emit(buffer);
     }
 }
 
@@ -214,16 +219,13 @@ impl Netlink {
         sys::interface_name_exists(&self.socket, name.as_str()).map_err(Error::Kernel)
     }
 
-    /// Asks for one object, with a request of the type `kind`, an `RTM_GET*`.
+    /// Asks for one object, with an `RTM_GET*`.
     ///
     /// # Errors
     /// [`Error::Kernel`] with ENODEV, ENOENT and the like when there is none.
-    pub fn get<const HEADER: usize>(
-        &mut self,
-        kind: u16,
-        body: impl Emitable,
-    ) -> Result<Answer<HEADER>, Error> {
-        self.ask(Request { kind, body }, answer_to(kind))
+    pub fn get<const HEADER: usize>(&mut self, request: Request) -> Result<Answer<HEADER>, Error> {
+        let answer = answer_to(request.kind());
+        self.ask(request, answer)
     }
 
     /// Asks for all objects that the request's filter lets through, with an `RTM_GET*`.
@@ -232,18 +234,29 @@ impl Netlink {
     /// [`Error::Kernel`] with EINTR when what is asked for changed during each of several tries.
     pub fn dump<const HEADER: usize>(
         &mut self,
-        kind: u16,
-        body: &(impl Emitable + Clone),
+        request: &Request,
     ) -> Result<Vec<Answer<HEADER>>, Error> {
-        self.ask_all(|| Request { kind, body: body.clone() }, answer_to(kind))
+        self.ask_all(|| request.clone(), answer_to(request.kind()))
     }
 
     /// Has something changed, and waits for the kernel's acknowledgement.
     ///
     /// # Errors
     /// [`Error::Kernel`] with the reason why it was not.
-    pub fn change(&mut self, kind: u16, body: impl Emitable, flags: u16) -> Result<(), Error> {
-        self.tell(vec![(Request { kind, body }, NLM_F_ACK | flags)])
+    pub fn change(&mut self, request: Request, flags: u16) -> Result<(), Error> {
+        Ok(self.tell(vec![(request, NLM_F_ACK | flags)])?)
+    }
+
+    /// Has several things changed, in one go. What comes after one that fails is done all the same, if
+    /// it can be.
+    ///
+    /// # Errors
+    /// The first that failed.
+    pub fn change_all(&mut self, mut requests: Vec<(Request, u16)>) -> Result<(), Failure> {
+        if let Some((_, flags)) = requests.last_mut() {
+            *flags |= NLM_F_ACK;
+        }
+        self.tell(requests)
     }
 
     /// Asks for one object, which comes as a message of the type `answer`.
@@ -255,8 +268,8 @@ impl Netlink {
         Q: NetlinkSerializable,
         A: NetlinkDeserializable<Error = DecodeError>,
     {
-        self.send(vec![(question, 0)])?;
-        self.replies(answer)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
+        let first = self.send(vec![(question, 0)])?;
+        self.replies(first, answer)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
     }
 
     /// Asks for all objects of a kind; each comes as a message of the type `answer`.
@@ -269,10 +282,10 @@ impl Netlink {
         A: NetlinkDeserializable<Error = DecodeError>,
     {
         for _ in 0..DUMPS {
-            self.send(vec![(question(), NLM_F_DUMP)])?;
-            match self.replies(answer) {
-                Err(error) if error.is(Errno::EINTR) => {}
-                done => return done,
+            let first = self.send(vec![(question(), NLM_F_DUMP)])?;
+            match self.replies(first, answer) {
+                Err(failure) if failure.error.is(Errno::EINTR) => {}
+                done => return Ok(done?),
             }
         }
         Err(Error::Kernel(Errno::EINTR))
@@ -282,17 +295,18 @@ impl Netlink {
     /// or for the first error.
     ///
     /// # Errors
-    /// [`Error::Kernel`] with the reason why it was not done.
-    pub fn tell<M: NetlinkSerializable>(&mut self, messages: Vec<(M, u16)>) -> Result<(), Error> {
-        self.send(messages)?;
-        self.replies::<Nothing>(NLMSG_NOOP).map(drop)
+    /// The first that failed.
+    pub fn tell<M: NetlinkSerializable>(&mut self, messages: Vec<(M, u16)>) -> Result<(), Failure> {
+        let first = self.send(messages)?;
+        self.replies::<Nothing>(first, NLMSG_NOOP).map(drop)
     }
 
-    /// Sends messages in one go, all with the next sequence number.
-    fn send<M: NetlinkSerializable>(&mut self, messages: Vec<(M, u16)>) -> Result<(), Error> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
+    /// Sends messages in one go, with the next sequence numbers. Gives the first of these.
+    fn send<M: NetlinkSerializable>(&mut self, messages: Vec<(M, u16)>) -> Result<u32, Error> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::with_capacity(1024);
         for (message, flags) in messages {
+            self.sequence = self.sequence.wrapping_add(1);
             let mut header = NetlinkHeader::default();
             header.flags = NLM_F_REQUEST | flags;
             header.sequence_number = self.sequence;
@@ -304,28 +318,21 @@ impl Netlink {
             message.serialize(bytes.get_mut(start..end).unwrap_or_default());
         }
         match self.socket.send(&bytes, 0)? {
-            sent if sent == bytes.len() => Ok(()),
+            sent if sent == bytes.len() => Ok(first),
             _ => Err(Error::Reply("request cut short".to_owned())),
         }
     }
 
-    /// Reads until the kernel has said all that it has to say to the last request. Objects come in
-    /// messages of the type `answer`.
-    fn replies<A>(&mut self, answer: u16) -> Result<Vec<A>, Error>
+    /// Reads until the kernel has said all that it has to say to the requests from the one numbered
+    /// `first` on. Objects come in messages of the type `answer`.
+    fn replies<A>(&mut self, first: u32, answer: u16) -> Result<Vec<A>, Failure>
     where
         A: NetlinkDeserializable<Error = DecodeError>,
     {
         let mut objects = Vec::new();
         let mut interrupted = false;
         loop {
-            self.buffer.clear();
-            let (length, sender) = self.socket.recv_from(&mut self.buffer, MSG_TRUNC)?;
-            if sender.port_number() != 0 {
-                continue;
-            }
-            if length > self.buffer.len() {
-                return Err(Error::Reply("longer than expected".to_owned()));
-            }
+            self.read()?;
             let mut rest = self.buffer.as_slice();
             while !rest.is_empty() {
                 let message = NetlinkMessage::<A>::deserialize(rest)
@@ -333,29 +340,45 @@ impl Netlink {
                 let header = message.header;
                 let length = usize::try_from(header.length).unwrap_or(0).max(HEADER);
                 rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-                if header.sequence_number != self.sequence {
+                let request = header.sequence_number.wrapping_sub(first);
+                if request > self.sequence.wrapping_sub(first) {
                     continue;
                 }
                 interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
-                match message.payload {
+                let error = match message.payload {
                     NetlinkPayload::Error(error) => match error.code {
                         None => return Ok(objects),
-                        Some(code) => return Err(kernel(code.get())),
+                        Some(code) => kernel(code.get()),
                     },
-                    NetlinkPayload::Done(done) if done.code < 0 => return Err(kernel(done.code)),
+                    NetlinkPayload::Done(done) if done.code < 0 => kernel(done.code),
                     // A dump during which something changed may lack an object.
-                    NetlinkPayload::Done(_) if interrupted => {
-                        return Err(Error::Kernel(Errno::EINTR));
-                    }
+                    NetlinkPayload::Done(_) if interrupted => Error::Kernel(Errno::EINTR),
                     NetlinkPayload::Done(_) => return Ok(objects),
                     NetlinkPayload::InnerMessage(object) if header.message_type == answer => {
                         objects.push(object);
-                        if header.flags & NLM_F_MULTIPART == 0 {
-                            return Ok(objects);
+                        match header.flags & NLM_F_MULTIPART {
+                            0 => return Ok(objects),
+                            _ => continue,
                         }
                     }
-                    _ => return Err(Error::Reply("of another type".to_owned())),
+                    _ => Error::Reply("of another type".to_owned()),
+                };
+                return Err(Failure { request: request as usize, error });
+            }
+        }
+    }
+
+    /// Reads what the kernel sends next.
+    fn read(&mut self) -> Result<(), Error> {
+        loop {
+            self.buffer.clear();
+            let (length, sender) = self.socket.recv_from(&mut self.buffer, MSG_TRUNC)?;
+            match sender.port_number() {
+                0 if length > self.buffer.len() => {
+                    return Err(Error::Reply("longer than expected".to_owned()));
                 }
+                0 => return Ok(()),
+                _ => {}
             }
         }
     }

@@ -316,7 +316,7 @@ impl Ruleset {
             messages.push((message(NFPROTO_INET, request), flags));
         }
         messages.push(frame(ControlMessage::BatchEnd));
-        self.netlink.tell(messages)
+        Ok(self.netlink.tell(messages)?)
     }
 
     fn ask(&mut self, request: NfTablesMessage, answer: u16) -> Result<Answer, Error> {

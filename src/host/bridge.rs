@@ -4,26 +4,19 @@
 
 use std::fs;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::{
-    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
-};
-use netlink_packet_route::neighbour::{
-    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
 use nix::errno::Errno;
-use nix::libc::{RTM_GETADDR, RTM_NEWNEIGH};
+use nix::libc::{
+    IFLA_ADDRESS, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA,
+    IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MTU, RTM_NEWLINK,
+};
 
 use super::lease::Lease;
 use super::{Host, overlap};
 use crate::address::{Cidr, IfName, Mac};
-use crate::container::add_address;
 use crate::error::{Failed, Result};
-use crate::link::{self, By, Kind, Link};
-use crate::netlink::{Answer, Netlink};
+use crate::inet;
+use crate::link::{self, By, Kind, Link, ifinfomsg};
+use crate::netlink::{Netlink, Request};
 use crate::policy::Grant;
 
 /// Which of the link-local group addresses 01:80:c2:00:00:0x are forwarded like any others: those
@@ -97,11 +90,12 @@ pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
         settle(host, grant, &link)?;
     }
     if !addressed {
-        host.privileged(|netlink| add_address(netlink, link.index, grant.address))?
+        let (request, flags) = inet::address(link.index, grant.address);
+        host.privileged(|netlink| netlink.change(request, flags))?
             .map_err(Failed::netlink("adding the bridge's address"))?;
     }
     // Up last: it says that everything before has been done.
-    host.privileged(|netlink| link::set_up(netlink, By::Index(link.index)))?
+    host.privileged(|netlink| netlink.change(link::set_up(link.index), 0))?
         .map_err(Failed::netlink("setting the bridge up"))?;
     match find(host, grant)? {
         Found { link: Some(link), addressed: true } => Ok(link),
@@ -132,29 +126,14 @@ fn has_address(host: &mut Host, index: u32, grant: &Grant) -> Result<bool> {
 /// # Errors
 /// [`Failed::Netlink`].
 pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>> {
-    const IFA_LOCAL: u16 = 2;
-    let mut request = AddressMessage::default();
-    request.header.family = AddressFamily::Inet;
-    request.header.index = index;
-    // `struct ifaddrmsg` (`linux/if_addr.h`)
-    let answers: Vec<Answer<8>> = match netlink.dump(RTM_GETADDR, &request) {
-        // It was deleted a moment ago.
-        Err(error) if error.is(Errno::ENODEV) => Vec::new(),
-        other => other.map_err(Failed::netlink("reading the bridge's addresses"))?,
-    };
-    let read = |answer: Answer<8>| {
-        let [_, prefix, _, _, interface @ ..] = answer.header;
-        let ip = answer.ipv4(IFA_LOCAL)?;
-        (u32::from_ne_bytes(interface) == index).then_some(Cidr { ip, prefix })
-    };
-    Ok(answers.into_iter().filter_map(read).collect())
+    inet::addresses(netlink, index).map_err(Failed::netlink("reading the bridge's addresses"))
 }
 
 fn create(host: &mut Host, grant: &Grant) -> Result<()> {
-    let mut request = LinkMessage::default();
-    request.attributes = settings(grant);
-    request.attributes.push(link::name_attribute(&grant.bridge));
-    request.attributes.push(LinkAttribute::Mtu(passing_mtu(grant.mtu)));
+    let request = Request::new(RTM_NEWLINK, &ifinfomsg(0, 0))
+        .text(IFLA_IFNAME, grant.bridge.as_str())
+        .number(IFLA_MTU, passing_mtu(grant.mtu));
+    let request = settings(request, grant);
     match host.privileged(|netlink| link::create(netlink, request))? {
         Err(error) if error.is(Errno::EEXIST) => Ok(()),
         done => Ok(done.map_err(Failed::netlink("creating the bridge"))?),
@@ -162,22 +141,25 @@ fn create(host: &mut Host, grant: &Grant) -> Result<()> {
 }
 
 /// What a bridge of ours is like.
-fn settings(grant: &Grant) -> Vec<LinkAttribute> {
-    let options = vec![
-        // A few thousand joins from one container would switch it off for all.
-        InfoBridge::MulticastSnooping(false),
-        InfoBridge::GroupFwdMask(BRIDGE_GROUP_FWD_MASK),
-        InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
-            value: BridgeBooleanOptionFlags::NoLinkLocalLearn,
-            mask: BridgeBooleanOptionFlags::NoLinkLocalLearn,
-        }),
-    ];
-    let kind = LinkInfo::Kind(InfoKind::Bridge);
-    vec![
+fn settings(request: Request, grant: &Grant) -> Request {
+    // `linux/if_link.h`, and `enum br_boolopt_id` and `struct br_boolopt_multi` of `linux/if_bridge.h`.
+    const IFLA_BR_GROUP_FWD_MASK: u16 = 9;
+    const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+    const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
+    const BR_BOOLOPT_NO_LL_LEARN: u32 = 0;
+    let no_link_local_learning = (1_u32 << BR_BOOLOPT_NO_LL_LEARN).to_ne_bytes();
+    request
         // Set, or it would change with the ports.
-        link::mac_attribute(Mac::of(grant.address.ip)),
-        LinkAttribute::LinkInfo(vec![kind, LinkInfo::Data(InfoData::Bridge(options))]),
-    ]
+        .bytes(IFLA_ADDRESS, &Mac::of(grant.address.ip).0)
+        .nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, Kind::Bridge.name()).nest(IFLA_INFO_DATA, |data| {
+                // A few thousand joins from one container would switch it off for all.
+                data.byte(IFLA_BR_MCAST_SNOOPING, 0)
+                    .short(IFLA_BR_GROUP_FWD_MASK, BRIDGE_GROUP_FWD_MASK)
+                    // The value, and which of its bits count.
+                    .bytes(IFLA_BR_MULTI_BOOLOPT, &[no_link_local_learning; 2].concat())
+            })
+        })
 }
 
 /// The MTU that the bridge is born with: another than it will have. Only a change pins it
@@ -188,13 +170,13 @@ fn passing_mtu(mtu: u32) -> u32 {
 
 /// Sets all that a bridge of ours has, before it is up; some of it cannot be set at its creation.
 fn settle(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
-    let index = By::Index(link.index);
-    let mtu = LinkAttribute::Mtu(grant.mtu);
+    let mtu = link::change(By::Index(link.index)).number(IFLA_MTU, grant.mtu);
     // First, as with a lower one than IPv6's the kernel has no IPv6 settings of the bridge.
-    host.privileged(|netlink| link::change(netlink, index, vec![mtu]))?
+    host.privileged(|netlink| netlink.change(mtu, 0))?
         .map_err(Failed::netlink("setting the bridge's MTU"))?;
+    let settings = settings(link::change(By::Index(link.index)), grant);
     let has_ipv6 = host
-        .privileged(|netlink| link::change_without_ipv6(netlink, index, &settings(grant)))?
+        .privileged(|netlink| link::change_without_ipv6(netlink, settings, &[]))?
         .map_err(Failed::netlink("setting the bridge up"))?;
     if has_ipv6 { refuse_router_advertisements(host, &link.name) } else { Ok(()) }
 }
@@ -210,6 +192,9 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
 /// Opens the port of the bridge that `lease` is: frames pass from here on. It is born closed (down),
 /// since what keeps frames from going past the bridge cannot be set at its birth, and since nothing
 /// that an earlier lessee left may get there. So it is opened by its group, which is no other link's.
+/// The container's address gets a static entry in the bridge's forwarding table: learnt ones are
+/// forgotten in time, and what has none is sent to nobody. It goes with the port, and whoever has the
+/// index has the address.
 ///
 /// `reflects`: see [`reflect`]. `alias` is what the host's links show beside it.
 ///
@@ -221,41 +206,27 @@ pub fn open_port(
     reflects: bool,
     alias: Option<&str>,
 ) -> Result<()> {
-    let mut settings = vec![
-        InfoBridgePort::GroupFwdMask(PORT_GROUP_FWD_MASK),
-        // What is for a container that is gone is not for all the others to hear.
-        InfoBridgePort::UnicastFlood(false),
-    ];
-    if reflects {
-        settings.push(InfoBridgePort::HairpinMode(true));
+    // By its name, which is its owner's for ever, where its index may be another's by now.
+    let mut settings = port(&lease.host_end, |port| {
+        let port = port
+            .short(IFLA_BRPORT_GROUP_FWD_MASK, PORT_GROUP_FWD_MASK)
+            // What is for a container that is gone is not for all the others to hear.
+            .byte(IFLA_BRPORT_UNICAST_FLOOD, 0);
+        if reflects { port.byte(IFLA_BRPORT_MODE, HAIRPIN) } else { port }
+    });
+    if let Some(alias) = alias {
+        settings = settings.text(IFLA_IFALIAS, alias);
     }
-    let mut attributes = vec![of_port(settings)];
-    attributes.extend(alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
+    let entry = inet::forwarding_entry(lease.index, Mac::of(lease.address.ip));
     host.privileged(|netlink| {
-        // By its name, which is its owner's for ever, where its index may be another's by now.
-        link::change_without_ipv6(netlink, By::Name(&lease.host_end), &attributes)?;
-        netlink.change(RTM_NEWNEIGH, forwarding_entry(lease), NLM_F_CREATE | NLM_F_REPLACE)?;
-        link::set_group_up(netlink, lease.group)
+        link::change_without_ipv6(netlink, settings, &[entry])?;
+        // By itself: it must not be done if what comes before it fails.
+        netlink.change(link::set_group_up(lease.group)?, 0)
     })?
     .map_err(|error| match error.is(Errno::ENODEV) {
         true => Failed::LeaseLost.into(),
         false => Failed::Netlink("opening the bridge's port", error).into(),
     })
-}
-
-/// Where the bridge sends what is for the container's address: learnt entries are forgotten in time,
-/// and what has none is sent to nobody (`bridge fdb add MAC dev PORT master static`). It goes with the
-/// port. Whoever has the index has the address.
-fn forwarding_entry(lease: &Lease) -> NeighbourMessage {
-    let mut entry = NeighbourMessage::default();
-    entry.header.family = AddressFamily::Bridge;
-    entry.header.ifindex = lease.index;
-    entry.header.state = NeighbourState::Noarp;
-    // Sticky: nobody else moves it to his own port by sending from that address.
-    entry.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
-    let mac = Mac::of(lease.address.ip).0.to_vec();
-    entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac));
-    entry
 }
 
 /// Lets frames go back out of the port that they came from: where bridged frames pass the firewall
@@ -264,16 +235,21 @@ fn forwarding_entry(lease: &Lease) -> NeighbourMessage {
 ///
 /// # Errors
 /// [`Failed::Netlink`].
-pub fn reflect(host: &mut Host, port: &IfName) -> Result<()> {
-    let settings = vec![of_port(vec![InfoBridgePort::HairpinMode(true)])];
-    host.privileged(|netlink| link::change(netlink, By::Name(port), settings))?
+pub fn reflect(host: &mut Host, name: &IfName) -> Result<()> {
+    let settings = port(name, |port| port.byte(IFLA_BRPORT_MODE, HAIRPIN));
+    host.privileged(|netlink| netlink.change(settings, 0))?
         .map_err(Failed::netlink("setting the bridge's port"))
 }
 
-/// The attribute that changes a port of a bridge.
-fn of_port(settings: Vec<InfoBridgePort>) -> LinkAttribute {
-    LinkAttribute::LinkInfo(vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(settings)),
-    ])
+/// Settings of a port of a bridge (`linux/if_link.h`).
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
+const HAIRPIN: u8 = 1;
+
+/// The request to change the port of a bridge that `name` is, to what `fill` adds.
+fn port(name: &IfName, fill: impl FnOnce(Request) -> Request) -> Request {
+    link::change(By::Name(name)).nest(IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_SLAVE_KIND, Kind::Bridge.name()).nest(IFLA_INFO_SLAVE_DATA, fill)
+    })
 }

@@ -8,10 +8,10 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_ACK, NetlinkSerializable};
 use nix::errno::Errno;
+use nix::libc::AF_INET;
 
-use crate::netlink::{Answer, Error, Netlink, attributes};
+use crate::netlink::{Answer, Error, Netlink, Request, attributes};
 use crate::ports::Mapping;
 
 /// Types of messages: the subsystem (`NFNL_SUBSYS_CTNETLINK`), and what is asked of it
@@ -38,34 +38,10 @@ const FILTER_REPLY_FLAGS: u16 = 2;
 const BY_PROTO_NUM: u32 = 1 << 3;
 const BY_DST_PORT: u32 = 1 << 5;
 
-const AF_INET: u8 = 2;
 const NESTED: u16 = 1 << 15;
 
-/// A request: `struct nfgenmsg` and attributes.
-#[derive(Debug)]
-struct Request {
-    kind: u16,
-    attributes: Vec<DefaultNla>,
-}
-
-impl NetlinkSerializable for Request {
-    fn message_type(&self) -> u16 {
-        self.kind
-    }
-
-    fn buffer_len(&self) -> usize {
-        4 + self.attributes.as_slice().buffer_len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        if let Some((family, rest)) = buffer.split_first_mut() {
-            *family = AF_INET;
-            if let Some(attributes) = rest.get_mut(3..) {
-                self.attributes.as_slice().emit(attributes);
-            }
-        }
-    }
-}
+/// What a request begins with: `struct nfgenmsg`, of which only the family counts.
+const NFGENMSG: [u8; 4] = [AF_INET as u8, 0, 0, 0];
 
 /// Flows, each with what means it for ever: of an answer, the tuple and the id.
 #[derive(Debug)]
@@ -99,7 +75,7 @@ pub(super) fn leading_elsewhere(
 /// [`Error`].
 pub(super) fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
     for request in flows.0 {
-        match netlink.tell(vec![(request, NLM_F_ACK)]) {
+        match netlink.change(request, 0) {
             // It has ended by itself.
             Err(error) if error.is(Errno::ENOENT) => {}
             done => done?,
@@ -110,44 +86,26 @@ pub(super) fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
 
 /// The request to delete a flow.
 fn deletion(flow: &Answer<4>) -> Option<Request> {
-    let attributes = vec![
-        DefaultNla::new(TUPLE_ORIGINAL | NESTED, flow.get(TUPLE_ORIGINAL)?.to_vec()),
-        DefaultNla::new(ID, flow.get(ID)?.to_vec()),
-    ];
-    Some(Request { kind: DELETE, attributes })
+    let (tuple, id) = (flow.get(TUPLE_ORIGINAL)?, flow.get(ID)?);
+    Some(Request::new(DELETE, &NFGENMSG).bytes(TUPLE_ORIGINAL | NESTED, tuple).bytes(ID, id))
 }
 
-/// The question for the flows to a port of the host's.
+/// The question for the flows to a port of the host's. The filter says what of a tuple counts: a dump
+/// is of all flows that agree in that.
 fn flows_to(mapping: &Mapping) -> Request {
-    let port = mapping.host_port.to_be_bytes().to_vec();
-    let protocol = [
-        DefaultNla::new(PROTO_NUM, vec![mapping.protocol.number()]),
-        DefaultNla::new(PROTO_DST_PORT, port),
-    ];
-    Request {
-        kind: GET,
-        attributes: vec![
-            nest(TUPLE_ORIGINAL, &[nest(TUPLE_PROTO, &protocol)]),
-            filter(BY_PROTO_NUM | BY_DST_PORT),
-        ],
-    }
-}
-
-/// What of a tuple counts: a dump is of all flows that agree in that.
-fn filter(by: u32) -> DefaultNla {
-    nest(
-        FILTER,
-        &[
-            DefaultNla::new(FILTER_ORIGINAL_FLAGS, by.to_ne_bytes().to_vec()),
-            DefaultNla::new(FILTER_REPLY_FLAGS, vec![0; 4]),
-        ],
-    )
-}
-
-fn nest(kind: u16, inside: &[DefaultNla]) -> DefaultNla {
-    let mut bytes = vec![0; inside.buffer_len()];
-    inside.emit(&mut bytes);
-    DefaultNla::new(kind | NESTED, bytes)
+    Request::new(GET, &NFGENMSG)
+        .nest(TUPLE_ORIGINAL | NESTED, |tuple| {
+            tuple.nest(TUPLE_PROTO | NESTED, |protocol| {
+                protocol
+                    .byte(PROTO_NUM, mapping.protocol.number())
+                    .bytes(PROTO_DST_PORT, &mapping.host_port.to_be_bytes())
+            })
+        })
+        .nest(FILTER | NESTED, |filter| {
+            filter
+                .number(FILTER_ORIGINAL_FLAGS, BY_PROTO_NUM | BY_DST_PORT)
+                .number(FILTER_REPLY_FLAGS, 0)
+        })
 }
 
 /// An address of a tuple.

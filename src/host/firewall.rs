@@ -240,20 +240,45 @@ fn rules(no_router: bool) -> impl Iterator<Item = &'static Rule> {
     RULES.iter().filter(move |rule| no_router || of_a_router(rule))
 }
 
-/// Brings the firewall and forwarding about, or makes sure that they are there.
+/// The firewall as it is found, before anything is changed.
+#[derive(Debug)]
+pub struct Found {
+    forwarding: Forwarding,
+    stands: bool,
+}
+
+/// Looks at forwarding and the firewall, if there is to be one. Nothing is changed.
 ///
 /// # Errors
-/// [`Failed::Firewall`], [`Failed::File`], and [`Failed::Sysctl`] when forwarding cannot be switched on.
-pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
+/// [`Failed::Firewall`], [`Failed::File`].
+pub fn find(host: &mut Host, grant: &Grant) -> Result<Option<Found>> {
     if !grant.nat {
-        return Ok(());
+        return Ok(None);
     }
     let forwarding = Forwarding::read()?;
-    if !stands(host, grant, forwarding)? {
+    Ok(Some(Found { forwarding, stands: stands(host, grant, forwarding)? }))
+}
+
+/// Brings the firewall and forwarding about, where they are not as they should be.
+///
+/// # Errors
+/// [`Failed::Firewall`], and [`Failed::Sysctl`] when forwarding cannot be switched on.
+pub fn complete(host: &mut Host, grant: &Grant, found: Option<Found>) -> Result<()> {
+    let Some(Found { forwarding, stands }) = found else { return Ok(()) };
+    if !stands {
         build(host, grant, forwarding)?;
     }
     // After the rule that keeps it to containers.
     forwarding.switch_on(host)
+}
+
+/// Brings the firewall and forwarding about, or makes sure that they are there.
+///
+/// # Errors
+/// Those of [`find`] and [`complete`].
+pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
+    let found = find(host, grant)?;
+    complete(host, grant, found)
 }
 
 /// Mends the firewall, if there is a bridge of containers and the host forwards.

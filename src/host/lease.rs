@@ -10,18 +10,19 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
-};
-use netlink_packet_route::nsid::NsidAttribute;
 use nix::errno::Errno;
+use nix::libc::{
+    IFLA_ADDRESS, IFLA_GROUP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO,
+    IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_NUM_RX_QUEUES, IFLA_NUM_TX_QUEUES, RTM_NEWLINK,
+};
 
 use super::Host;
 use super::pool::{Pool, lowest_free};
 use crate::address::{Cidr, IfName, Mac};
 use crate::container::{End, Inside};
 use crate::error::{Error, Failed, Refused, Result};
-use crate::link::{self, By, Kind, Link};
+use crate::link::{self, By, Kind, Link, Namespace, ifinfomsg};
+use crate::netlink::Request;
 use crate::policy::Grant;
 use crate::target::Target;
 
@@ -170,8 +171,7 @@ pub fn is_held(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> 
 
 /// The id by which this network namespace knows the target.
 fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
-    let target = NsidAttribute::Fd(target.net.as_raw_fd().cast_unsigned());
-    link::namespace_id(&mut host.netlink, target)
+    link::namespace_id(&mut host.netlink, Namespace::Descriptor(target.net.as_fd()))
         .map_err(Failed::netlink("reading the id of the container's namespace"))
 }
 
@@ -258,7 +258,7 @@ pub fn take(
     wanted: &Wanted,
     mut choice: Choice,
     bridge: &Link,
-    inside: &Inside,
+    inside: &mut Inside,
 ) -> Result<Lease> {
     for _ in 0..TRIES {
         let group = random_group();
@@ -307,7 +307,7 @@ fn random_group() -> u32 {
 ///
 /// # Errors
 /// [`Failed::Netlink`], and [`Failed::Caller`] when the capability has been given up.
-pub fn give_back(host: &mut Host, lease: &Lease, inside: &Inside) -> Result<()> {
+pub fn give_back(host: &mut Host, lease: &Lease, inside: &mut Inside) -> Result<()> {
     if inside.remove(lease.index).is_ok() {
         return Ok(());
     }
@@ -317,33 +317,31 @@ pub fn give_back(host: &mut Host, lease: &Lease, inside: &Inside) -> Result<()> 
 
 /// The message that creates both ends at once, the container's in its own namespace from the start:
 /// to move one there later takes ten times as long.
-fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> LinkMessage {
+fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> Request {
+    // `linux/veth.h`
+    const VETH_INFO_PEER: u16 = 1;
     let Choice { ip, ref host_end } = *choice;
-    let end = |name: &IfName, mac: Mac, mtu: u32| {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![
-            link::name_attribute(name),
-            link::mac_attribute(mac),
-            LinkAttribute::Mtu(mtu),
-            LinkAttribute::NumTxQueues(1),
-            LinkAttribute::NumRxQueues(1),
-        ];
-        message
+    let end = |request: Request, name: &IfName, mac: Mac, mtu: u32| {
+        request
+            .text(IFLA_IFNAME, name.as_str())
+            .bytes(IFLA_ADDRESS, &mac.0)
+            .number(IFLA_MTU, mtu)
+            .number(IFLA_NUM_TX_QUEUES, 1)
+            .number(IFLA_NUM_RX_QUEUES, 1)
     };
-    let mut inside = end(wanted.container_end, Mac::of(ip), wanted.mtu);
-    inside.attributes.push(LinkAttribute::NetNsFd(wanted.target.net.as_fd().as_raw_fd()));
+    let inside = |peer: Request| {
+        end(peer.raw(&ifinfomsg(0, 0)), wanted.container_end, Mac::of(ip), wanted.mtu)
+            .number(IFLA_NET_NS_FD, wanted.target.net.as_raw_fd().cast_unsigned())
+    };
+    let outside = Request::new(RTM_NEWLINK, &ifinfomsg(index_of(ip), 0));
     // A port with a lower MTU than the bridge's would lower that of everybody's.
-    let mut outside = end(host_end, Mac::of_host_end(ip), bridge.mtu);
-    outside.header.index = index_of(ip);
-    outside.attributes.extend([
-        LinkAttribute::Group(group),
-        LinkAttribute::Controller(bridge.index),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
-        ]),
-    ]);
-    outside
+    end(outside, host_end, Mac::of_host_end(ip), bridge.mtu)
+        .number(IFLA_GROUP, group)
+        .number(IFLA_MASTER, bridge.index)
+        .nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, Kind::Veth.name())
+                .nest(IFLA_INFO_DATA, |data| data.nest(VETH_INFO_PEER, inside))
+        })
 }
 
 #[cfg(test)]

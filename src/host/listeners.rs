@@ -2,10 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::NetlinkSerializable;
-
 use crate::error::{Failed, Result};
-use crate::netlink::{Answer, Error, Netlink};
+use crate::netlink::{Answer, Error, Netlink, Request};
 use crate::ports::{Mapping, Protocol};
 
 /// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`).
@@ -18,8 +16,8 @@ const AF_INET6: u8 = 10;
 const LISTEN: u32 = 10;
 const CLOSE: u32 = 7;
 
-/// The length of `struct inet_diag_req_v2` (`linux/inet_diag.h`).
-const REQUEST: usize = 56;
+/// The length of `struct inet_diag_sockid` (`linux/inet_diag.h`).
+const ADDRESSES: usize = 48;
 
 /// An answer about a socket: `struct inet_diag_msg` and attributes.
 type Socket = Answer<72>;
@@ -66,39 +64,21 @@ fn read(protocol: Protocol) -> Result<Vec<Place>, Error> {
     let mut netlink = Netlink::open_sock_diag()?;
     let mut places = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        let sockets: Vec<Socket> = netlink.ask_all(|| Question { family, protocol }, BY_FAMILY)?;
+        let sockets: Vec<Socket> = netlink.ask_all(|| question(family, protocol), BY_FAMILY)?;
         places.extend(sockets.iter().filter_map(place));
     }
     Ok(places)
 }
 
-/// What is asked: `struct inet_diag_req_v2`.
-struct Question {
-    family: u8,
-    protocol: Protocol,
-}
-
-impl NetlinkSerializable for Question {
-    fn message_type(&self) -> u16 {
-        BY_FAMILY
-    }
-
-    fn buffer_len(&self) -> usize {
-        REQUEST
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        let state = match self.protocol {
-            Protocol::Tcp => LISTEN,
-            Protocol::Udp => CLOSE,
-        };
-        let [a, b, c, d] = (1_u32 << state).to_ne_bytes();
-        // The rest, a socket's addresses, is zero: any.
-        let request = [self.family, self.protocol.number(), 0, 0, a, b, c, d];
-        for (to, from) in buffer.iter_mut().zip(request) {
-            *to = from;
-        }
-    }
+/// The question for them: `struct inet_diag_req_v2`.
+fn question(family: u8, protocol: Protocol) -> Request {
+    let state = match protocol {
+        Protocol::Tcp => LISTEN,
+        Protocol::Udp => CLOSE,
+    };
+    let [a, b, c, d] = (1_u32 << state).to_ne_bytes();
+    // A socket's addresses: any.
+    Request::new(BY_FAMILY, &[family, protocol.number(), 0, 0, a, b, c, d]).raw(&[0; ADDRESSES])
 }
 
 /// Where the socket of an answer waits; `None` if no IPv4 packet gets there.

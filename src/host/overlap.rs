@@ -1,23 +1,18 @@
 //! Whether a subnet would take addresses away that are reached otherwise now.
 
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::RouteMessage;
-use nix::libc::RTM_GETROUTE;
+use nix::libc::{RTA_DST, RTA_MULTIPATH, RTA_OIF};
 
 use super::Host;
 use crate::address::Cidr;
 use crate::error::{Failed, Result};
+use crate::inet::{self, Route};
 use crate::link::By;
-use crate::netlink::Answer;
 use crate::policy::Grant;
 
-/// A route: `struct rtmsg` and attributes (`linux/rtnetlink.h`).
-type Route = Answer<12>;
-
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_MULTIPATH: u16 = 9;
+/// The id of a nexthop object, of which there can be several (`linux/rtnetlink.h`).
 const RTA_NH_ID: u16 = 30;
+
+const ALL_TABLES: u8 = 0;
 
 /// Refuses the subnet of `grant` if a route of another interface than its bridge overlaps it: the
 /// bridge's own, more specific one would shadow that.
@@ -25,10 +20,8 @@ const RTA_NH_ID: u16 = 30;
 /// # Errors
 /// [`Failed::Overlap`], and [`Failed::Netlink`].
 pub(super) fn refuse(host: &mut Host, grant: &Grant) -> Result<()> {
-    let mut request = RouteMessage::default();
-    request.header.address_family = AddressFamily::Inet;
-    let routes: Vec<Route> =
-        host.netlink.dump(RTM_GETROUTE, &request).map_err(Failed::netlink("reading the routes"))?;
+    let routes = inet::routes(&mut host.netlink, ALL_TABLES)
+        .map_err(Failed::netlink("reading the routes"))?;
     let overlapping: Vec<_> = routes
         .iter()
         .filter_map(destination)

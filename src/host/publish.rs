@@ -21,11 +21,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use nix::errno::Errno;
-use nix::libc::{RTM_DELNEIGH, RTM_GETROUTE};
 
 use self::elements::{address, key, live_of, mapping, sets, value};
 use self::taken::{Resolved, resolve};
@@ -33,8 +29,8 @@ use super::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING, TABLE};
 use super::lease::{self, Lease, NAP, TRIES, Wanted, index_of};
 use super::{Host, conntrack, forwarding};
 use crate::error::{Error, Failed, Refused, Result, Usage};
+use crate::inet;
 use crate::link::Link;
-use crate::netlink::Answer;
 use crate::nftables::{Batch, Element, Ruleset, Set};
 use crate::policy::Grant;
 use crate::ports::{MOST_PORTS, Mapping, Protocol};
@@ -99,19 +95,9 @@ pub fn check(
     }
 }
 
-/// Whether `ip` is an address of the host, as the kernel's routing has it.
+/// Whether `ip` is an address of the host.
 fn is_local(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
-    let mut request = RouteMessage::default();
-    request.header.address_family = AddressFamily::Inet;
-    request.header.destination_prefix_length = 32;
-    request.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(ip))];
-    // In `struct rtmsg` (`linux/rtnetlink.h`).
-    const RTN_LOCAL: u8 = 2;
-    match host.netlink.get(RTM_GETROUTE, request) {
-        Ok(Answer::<12> { header: [_, _, _, _, _, _, _, kind, ..], .. }) => Ok(kind == RTN_LOCAL),
-        Err(crate::netlink::Error::Kernel(_)) => Ok(false),
-        Err(error) => Err(Failed::Netlink("looking a route up", error).into()),
-    }
+    inet::is_local(&mut host.netlink, ip).map_err(Failed::netlink("looking a route up"))
 }
 
 /// Takes out whatever leads to the address of a lease that has just been taken, and whose port is
@@ -382,12 +368,6 @@ fn leading_to(host: &mut Host, ip: Ipv4Addr) -> Result<usize> {
 
 /// Has the host forget a neighbour, and with it the packets that wait for it.
 fn forget_neighbour(host: &mut Host, bridge: u32, ip: Ipv4Addr) -> Result<()> {
-    let mut request = NeighbourMessage::default();
-    request.header.family = AddressFamily::Inet;
-    request.header.ifindex = bridge;
-    request.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))];
-    match host.privileged(|netlink| netlink.change(RTM_DELNEIGH, request, 0))? {
-        Err(error) if error.is(Errno::ENOENT) => Ok(()),
-        done => Ok(done.map_err(Failed::netlink("forgetting the container's neighbour entry"))?),
-    }
+    host.privileged(|netlink| inet::forget_neighbour(netlink, bridge, ip))?
+        .map_err(Failed::netlink("forgetting the container's neighbour entry"))
 }
