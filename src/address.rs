@@ -17,6 +17,11 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// An address with a prefix of this length, if an IPv4 prefix can be so long.
+    pub fn new(ip: Ipv4Addr, prefix: u8) -> Option<Cidr> {
+        (prefix <= 32).then_some(Cidr { ip, prefix })
+    }
+
     /// The bits of the network part, set.
     fn mask(self) -> u32 {
         u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
@@ -65,7 +70,7 @@ impl FromStr for Cidr {
         let ip = ip.parse().map_err(|_| WRONG)?;
         match prefix.parse::<u8>() {
             // A sign is accepted by the standard parser, and leading zeros; iproute2 takes neither.
-            Ok(bits) if bits <= 32 && bits.to_string() == prefix => Ok(Cidr { ip, prefix: bits }),
+            Ok(bits) if bits.to_string() == prefix => Cidr::new(ip, bits).ok_or(WRONG),
             _ => Err(WRONG),
         }
     }

@@ -64,7 +64,7 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>, Error> 
     let read = |answer: Answer<8>| {
         let [_, prefix, _, _, interface @ ..] = answer.header;
         let ip = answer.ipv4(IFA_LOCAL)?;
-        (u32::from_ne_bytes(interface) == index).then_some(Cidr { ip, prefix })
+        Cidr::new(ip, prefix).filter(|_| u32::from_ne_bytes(interface) == index)
     };
     Ok(answers.into_iter().filter_map(read).collect())
 }

@@ -42,11 +42,37 @@ pub(super) fn refuse(host: &mut Host, grant: &Grant) -> Result<()> {
 ///
 /// A default route overlaps everything and means nothing by it, nor do the two halves that VPNs put
 /// in its place; a route without an interface (blackhole, unreachable) reaches nobody.
-fn destination(route: &Route) -> Option<(Cidr, Option<u32>)> {
+pub(super) fn destination(route: &Route) -> Option<(Cidr, Option<u32>)> {
     let [_, prefix, ..] = route.header;
     let ip = route.ipv4(RTA_DST)?;
     let several = || [RTA_MULTIPATH, RTA_NH_ID].iter().any(|kind| route.get(*kind).is_some());
     let interface = route.number(RTA_OIF);
     let leads = interface.is_some() || several();
-    (prefix > 1 && leads).then_some((Cidr { ip, prefix }, interface))
+    let destination = Cidr::new(ip, prefix)?;
+    (prefix > 1 && leads).then_some((destination, interface))
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
+
+    use super::*;
+
+    #[test]
+    fn a_route_that_cannot_be_leads_nowhere() {
+        let destination = |prefix: u8| {
+            let mut bytes = vec![0; 12];
+            bytes[1] = prefix;
+            for (kind, value) in [(RTA_DST, [10, 0, 0, 0]), (RTA_OIF, 7_u32.to_ne_bytes())] {
+                bytes.extend([8_u16.to_ne_bytes(), kind.to_ne_bytes()].concat());
+                bytes.extend(value);
+            }
+            let route = Route::deserialize(&NetlinkHeader::default(), &bytes).unwrap();
+            super::destination(&route).map(|(to, _)| to.to_string())
+        };
+        assert_eq!(destination(8).as_deref(), Some("10.0.0.0/8"));
+        for prefix in [0, 1, 33, 255] {
+            assert_eq!(destination(prefix), None, "{prefix}");
+        }
+    }
 }
