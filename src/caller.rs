@@ -193,7 +193,7 @@ fn inside_user_namespace() -> Result<bool> {
 
 impl Caller {
     /// A caller as the tests want him.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn for_test(uid: u32) -> Caller {
         Caller { uid, unprivileged: None }
     }

@@ -375,3 +375,8 @@ fn configure(
         && inet::has_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))?;
     if there { Ok(()) } else { Err(at(step)(failure.error)) }
 }
+
+/// What the fuzz targets check here.
+#[cfg(fuzzing)]
+#[path = "../tests/fuzz/within/container.rs"]
+pub mod fuzzing;

@@ -174,6 +174,11 @@ fn printable(id: &str) -> String {
     report::one_word(id).chars().take(LONGEST_NAME).collect()
 }
 
+/// What the fuzz targets check here.
+#[cfg(fuzzing)]
+#[path = "../tests/fuzz/within/hook.rs"]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod tests {
     use super::*;

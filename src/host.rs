@@ -125,3 +125,8 @@ impl Host<'_> {
         Ok(change(&mut self.netlink))
     }
 }
+
+/// What the fuzz targets check here.
+#[cfg(fuzzing)]
+#[path = "../tests/fuzz/within/host.rs"]
+pub mod fuzzing;

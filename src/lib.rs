@@ -19,6 +19,9 @@ pub mod container;
 pub mod delete;
 pub mod dns;
 pub mod error;
+#[cfg(fuzzing)]
+#[path = "../tests/fuzz/within/mod.rs"]
+pub mod fuzzing;
 pub mod hook;
 pub mod host;
 pub mod inet;

@@ -394,6 +394,11 @@ fn kernel(code: i32) -> Error {
     Error::Kernel(Errno::from_raw(code.wrapping_neg()))
 }
 
+/// What the fuzz targets check here.
+#[cfg(fuzzing)]
+#[path = "../tests/fuzz/within/netlink.rs"]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -371,3 +371,8 @@ fn user_data(kind: u8, value: &[u8]) -> Vec<u8> {
 fn text_data(kind: u8, words: &str) -> Vec<u8> {
     user_data(kind, &[words.as_bytes(), &[0]].concat())
 }
+
+/// What the fuzz targets check here.
+#[cfg(fuzzing)]
+#[path = "../tests/fuzz/within/nftables.rs"]
+pub mod fuzzing;

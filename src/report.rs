@@ -128,7 +128,12 @@ pub fn failure(error: &Error) -> i32 {
 }
 
 fn say(text: &str) {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     // Where even this cannot be written, the exit status still says it.
-    let _ = write(io::stderr(), format!("netsetgo: {line}\n").as_bytes());
+    let _ = write(io::stderr(), line(text).as_bytes());
+}
+
+/// What is said, as one line.
+pub fn line(text: &str) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("netsetgo: {text}\n")
 }

@@ -89,3 +89,8 @@ fn is_about(expressions: &[u8], grant: &Grant, index: Option<u32>) -> bool {
         || begins(&grant.address.network().octets())
         || index.is_some_and(|index| compare(&index.to_ne_bytes()))
 }
+
+/// What the fuzz targets check here.
+#[cfg(fuzzing)]
+#[path = "../../tests/fuzz/within/blocked.rs"]
+pub mod fuzzing;

@@ -48,7 +48,8 @@ impl Listeners {
         let places = match known {
             Some(places) => places,
             None => known.insert(
-                read(mapping.protocol)
+                Netlink::open_sock_diag()
+                    .and_then(|mut netlink| read(&mut netlink, mapping.protocol))
                     .map_err(Failed::netlink("looking for programs that wait at a port"))?,
             ),
         };
@@ -60,8 +61,7 @@ impl Listeners {
 }
 
 /// Asks the kernel for the sockets at which programs wait, `sock_diag(7)`.
-fn read(protocol: Protocol) -> Result<Vec<Place>, Error> {
-    let mut netlink = Netlink::open_sock_diag()?;
+pub(super) fn read(netlink: &mut Netlink, protocol: Protocol) -> Result<Vec<Place>, Error> {
     let mut places = Vec::new();
     for family in [AF_INET, AF_INET6] {
         let sockets: Vec<Socket> = netlink.ask_all(|| question(family, protocol), BY_FAMILY)?;

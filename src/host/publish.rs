@@ -371,3 +371,8 @@ fn forget_neighbour(host: &mut Host, bridge: u32, ip: Ipv4Addr) -> Result<()> {
     host.privileged(|netlink| inet::forget_neighbour(netlink, bridge, ip))?
         .map_err(Failed::netlink("forgetting the container's neighbour entry"))
 }
+
+/// What the fuzz targets check here.
+#[cfg(fuzzing)]
+#[path = "../../tests/fuzz/within/publish.rs"]
+pub mod fuzzing;

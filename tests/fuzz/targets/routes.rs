@@ -1,0 +1,2 @@
+#![no_main]
+netsetgo_fuzz::target!(netsetgo::host::fuzzing::routes);

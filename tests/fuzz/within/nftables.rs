@@ -1,0 +1,42 @@
+//! The ruleset, as nf_tables tells of it.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use super::*;
+use crate::netlink::fuzzing::{are_parts, kernel};
+
+/// What is looked at of a ruleset.
+#[derive(Default)]
+pub struct Seen {
+    pub elements: Vec<Element>,
+    pub rules: Vec<SeenRule>,
+    pub error: Option<Error>,
+}
+
+/// Answers about a ruleset: the first byte says to which question.
+pub fn look(bytes: &[u8], set: &Set) -> Option<Seen> {
+    const QUESTIONS: [u16; 8] =
+        [NEW_GENERATION, NEW_TABLE, NEW_RULE, NEW_CHAIN, NEW_ELEMENT, NEW_ELEMENT, NEW_RULE, 1];
+    let (question, rest) = bytes.split_first()?;
+    let question = usize::from(question % 8);
+    let netlink = kernel(QUESTIONS[question], rest)?;
+    let mut ruleset = Ruleset { netlink: netlink.netlink, table: "netsetgo" };
+    are_parts(rest);
+    user_data(COMMENT, rest);
+    let mut seen = Seen::default();
+    let done = match question {
+        0 => ruleset.generation().map(drop),
+        1 => ruleset.has_table().map(drop),
+        2 => ruleset.rules().map(drop),
+        3 => ruleset.base_chains().map(drop),
+        4 => ruleset.element(set, vec![0; 8]).map(|one| seen.elements.extend(one)),
+        5 => ruleset.elements(set).map(|all| seen.elements = all),
+        6 => ruleset.rules_of(NFPROTO_IPV4, "filter").map(|all| seen.rules = all),
+        _ => {
+            let mut batch = Batch::new("netsetgo");
+            batch.add(set, &[Element::key(rest.to_vec())]);
+            ruleset.commit(batch, Some(7))
+        }
+    };
+    seen.error = done.err();
+    Some(seen)
+}
