@@ -135,7 +135,8 @@ pub fn forget_neighbour(netlink: &mut Netlink, index: u32, ip: Ipv4Addr) -> Resu
     let request =
         Request::new(RTM_DELNEIGH, &ndmsg(INET, index, 0, 0)).bytes(NDA_DST, &ip.octets());
     match netlink.change(request, 0) {
-        Err(error) if error.is(Errno::ENOENT) => Ok(()),
+        // Nor is there one at an interface that is gone.
+        Err(error) if error.is(Errno::ENOENT) || error.is(Errno::ENODEV) => Ok(()),
         done => done,
     }
 }
