@@ -134,6 +134,20 @@ fn say(text: &str) {
 
 /// What is said, as one line.
 pub fn line(text: &str) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    // What would be escaped does something else to a terminal than to be shown: it ends the line, moves
+    // the cursor, or turns the direction of writing round.
+    let shown = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
+    let text: String = text.chars().map(|c| if shown(c) { c } else { ' ' }).collect();
     format!("netsetgo: {text}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_one_line_that_only_shows() {
+        assert_eq!(line("a \"b\" 'c' \\ \u{e4}"), "netsetgo: a \"b\" 'c' \\ \u{e4}\n");
+        assert_eq!(line("a\nb\u{1b}[1m\u{202e}c\u{2028}d"), "netsetgo: a b [1m c d\n");
+    }
 }
