@@ -1,10 +1,8 @@
 //! Links, as the kernel tells of them: whatever it says is a link, or an error in one line.
 #![no_main]
 
-use netlink_packet_route::link::InfoKind;
-use netlink_packet_route::nsid::NsidAttribute;
 use netsetgo::fuzzing::one_line;
-use netsetgo::link::{self, By, Kind, Link};
+use netsetgo::link::{self, By, Kind, Link, Namespace};
 use netsetgo::netlink::fuzzing::{are_parts, kernel};
 
 /// `RTM_NEWLINK` and `RTM_NEWNSID` (`linux/rtnetlink.h`).
@@ -23,13 +21,13 @@ fn check(bytes: &[u8]) {
     let name = "veth1".parse().unwrap();
     let error = match question % 5 {
         0 => link::get(netlink, By::Name(&name)).err(),
-        1 => link::all(netlink, InfoKind::Veth).err(),
+        1 => link::all(netlink, Kind::Veth).err(),
         2 => return drop(link::name_inside(netlink, &own)),
-        3 => match link::namespace_id(netlink, NsidAttribute::Pid(1)) {
+        3 => match link::namespace_id(netlink, Namespace::Process(1)) {
             Ok(id) => return assert!(id.is_none_or(|id| id >= 0)),
             Err(error) => Some(error),
         },
-        _ => link::set_up(netlink, By::Index(7)).err(),
+        _ => netlink.change(link::set_up(7), 0).err(),
     };
     let _ = Kind::from(rest);
     error.map(|error| one_line(error, bytes.len()));

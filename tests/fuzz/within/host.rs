@@ -41,8 +41,7 @@ pub fn routes(bytes: &[u8]) {
     let own: Cidr = "10.10.10.1/24".parse().unwrap();
     if what & 1 == 0 {
         let Some(mut kernel) = kernel(RTM_NEWROUTE, rest) else { return };
-        let request = netlink_packet_route::route::RouteMessage::default();
-        let routes = kernel.netlink.dump(nix::libc::RTM_GETROUTE, &request);
+        let routes = crate::inet::routes(&mut kernel.netlink, 0);
         for (to, _) in routes.iter().flatten().filter_map(overlap::destination) {
             sound(to);
             assert_eq!(to.overlaps(own), own.overlaps(to));

@@ -3,6 +3,7 @@
 
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
+use netlink_packet_core::Emitable;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use std::os::fd::AsRawFd;
 
