@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 /// An IPv4 address with the length of its network prefix, as in `10.10.10.1/24` (RFC 4632).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
     /// The address itself, host part included.
     pub ip: Ipv4Addr,

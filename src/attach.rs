@@ -86,7 +86,7 @@ pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Op
 }
 
 /// Looks at the host. Nothing is changed.
-fn look(host: &mut Host, grant: &Grant) -> Result<(bridge::Found, Option<firewall::Found>)> {
+fn look(host: &mut Host, grant: &Grant) -> Result<(bridge::Found, firewall::Found)> {
     Ok((bridge::find(host, grant)?, firewall::find(host, grant)?))
 }
 
@@ -132,7 +132,13 @@ fn connect(
         bridge::reflect(host, &lease.host_end)?;
     }
     *published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
-    let blocked = blocked::way_out(host, wanted.grant, Some(bridge.index))?;
+    let blocked = match firewall::is_sealed(host) {
+        true => None,
+        false => blocked::way_out(host, wanted.grant, Some(bridge.index))?,
+    };
+    if blocked.is_none() {
+        firewall::seal(host)?;
+    }
     inside.configured()?;
     caller::give_up_all()?;
     Ok(blocked)

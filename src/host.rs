@@ -16,18 +16,21 @@ use caps::Capability;
 use nix::errno::Errno;
 
 use self::conntrack::Flows;
+use self::firewall::Seal;
 use crate::address::IfName;
 use crate::caller::Privilege;
 use crate::error::{Failed, Result};
 use crate::link::{self, By, Kind, Link};
 use crate::netlink::{self, Netlink};
-use crate::nftables::Ruleset;
+use crate::nftables::{Batch, Ruleset};
 
 /// The host's network, to be read by anybody and changed with CAP_NET_ADMIN.
 pub struct Host<'a> {
     netlink: Netlink,
     /// Opened when it is needed first.
     ruleset: Option<Ruleset>,
+    /// Under which generation the firewall was seen to be whole.
+    seal: Option<Seal>,
     privilege: &'a Privilege,
 }
 
@@ -40,7 +43,7 @@ impl Host<'_> {
         // The kernel asks for the capability of whoever opened a socket, and of whoever sends.
         let _raised = privilege.raise(Capability::CAP_NET_ADMIN)?;
         let netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
-        Ok(Host { netlink, ruleset: None, privilege })
+        Ok(Host { netlink, ruleset: None, seal: None, privilege })
     }
 
     /// Looks an interface up; `None` when there is none.
@@ -78,14 +81,14 @@ impl Host<'_> {
         Ok(links.into_iter().filter_map(|link| link.name.parse().ok()).collect())
     }
 
-    /// Runs `request` on the firewall's table, with CAP_NET_ADMIN in effect; likewise.
+    /// Runs `request` on the firewall, with CAP_NET_ADMIN in effect; likewise.
     fn ruleset<T>(
         &mut self,
         request: impl FnOnce(&mut Ruleset) -> Result<T, netlink::Error>,
     ) -> Result<Result<T, netlink::Error>> {
         let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
         if self.ruleset.is_none() {
-            match Ruleset::open(firewall::TABLE) {
+            match Ruleset::open() {
                 Ok(ruleset) => self.ruleset = Some(ruleset),
                 Err(error) => return Ok(Err(error)),
             }
@@ -94,6 +97,22 @@ impl Host<'_> {
             Some(ruleset) => request(ruleset),
             None => Err(netlink::Error::Kernel(Errno::EBADF)),
         })
+    }
+
+    /// Carries a transaction out, one that leaves the firewall whole, if nothing was changed since this
+    /// generation; likewise.
+    fn commit(
+        &mut self,
+        mut batch: Batch,
+        generation: u32,
+    ) -> Result<Result<(), netlink::Error>> {
+        let seal = self.seal.and_then(|seal| seal.after(generation));
+        if let Some(seal) = seal {
+            seal.take_along(&mut batch);
+        }
+        let done = self.ruleset(|ruleset| ruleset.commit(batch, Some(generation)))?;
+        self.seal = seal.filter(|_| done.is_ok());
+        Ok(done)
     }
 
     /// Has the kernel forget the flows that `read` tells of, if `may` says then that this is right.

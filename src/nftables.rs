@@ -1,10 +1,11 @@
-//! A small client of nf_tables, `nft(8)`, for one table of the family inet. Its changes are
-//! transactions, which can be made to count only if nobody else has changed anything since one
-//! looked: so what is decided by looking needs no lock.
+//! A small client of nf_tables, `nft(8)`. Its changes are transactions, which can be made to count only
+//! if nobody else has changed anything since one looked: so what is decided by looking needs no lock.
 
 mod answer;
 mod batch;
 pub mod expression;
+
+use std::time::Duration;
 
 use netlink_packet_core::{DefaultNla, NLM_F_ACK};
 use netlink_packet_netfilter::nftables::{
@@ -35,6 +36,9 @@ const NEW_GENERATION: u16 = SUBSYSTEM << 8 | 15;
 const BATCH_BEGIN: u8 = 16;
 const BATCH_GENERATION: u16 = 1;
 
+/// What a key is wrapped in (`NFTA_DATA_VALUE`).
+const DATA_VALUE: u16 = 1;
+
 /// Types of what nft itself keeps in user data, so that it lists it well (`libnftnl/udata.h`).
 const COMMENT: u8 = 0;
 /// One that nft does not know, and passes over.
@@ -46,6 +50,17 @@ const NFPROTO_UNSPEC: u8 = 0;
 pub const NFPROTO_INET: u8 = 1;
 /// IPv4 alone.
 pub const NFPROTO_IPV4: u8 = 2;
+/// What goes through bridges.
+pub const NFPROTO_BRIDGE: u8 = 7;
+
+/// A table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// Its family, an `NFPROTO_*`.
+    pub family: u8,
+    /// Its name.
+    pub name: &'static str,
+}
 
 /// What the bytes of a key are, for nft (`enum datatypes`, `datatype.h`).
 #[derive(Debug, Clone, Copy)]
@@ -54,10 +69,16 @@ pub enum Kind {
     IfName = 41,
     /// An IPv4 address.
     Ipv4 = 7,
+    /// An Ethernet address.
+    Ether = 9,
     /// The number of a protocol over IP.
     Protocol = 12,
     /// A port.
     Port = 13,
+    /// A number without a meaning to others.
+    Mark = 19,
+    /// The index of an interface.
+    IfIndex = 20,
 }
 
 impl Kind {
@@ -65,7 +86,8 @@ impl Kind {
     fn length(self) -> u32 {
         match self {
             Kind::IfName => 16,
-            Kind::Ipv4 | Kind::Protocol | Kind::Port => 4,
+            Kind::Ether => 8,
+            Kind::Ipv4 | Kind::Protocol | Kind::Port | Kind::Mark | Kind::IfIndex => 4,
         }
     }
 
@@ -78,6 +100,8 @@ impl Kind {
 /// A named set, or a map if its elements have values.
 #[derive(Debug)]
 pub struct Set {
+    /// The table that it is in.
+    pub table: Table,
     /// Its name.
     pub name: &'static str,
     /// What it is for.
@@ -88,11 +112,15 @@ pub struct Set {
     pub value: &'static [Kind],
     /// Whether its keys are ranges.
     pub ranges: bool,
+    /// After what time an element is gone, if it does not stay.
+    pub lifetime: Option<Duration>,
 }
 
 /// A chain, and if it has a hook, where the kernel calls it.
 #[derive(Debug)]
 pub struct Chain {
+    /// The table that it is in.
+    pub table: Table,
     /// Its name.
     pub name: &'static str,
     /// Its type, hook and priority, if it is a base chain.
@@ -103,23 +131,24 @@ pub struct Chain {
 #[derive(Debug)]
 pub struct Rule {
     /// The chain that it is in.
-    pub chain: &'static str,
+    pub chain: &'static Chain,
     /// What it is for.
     pub comment: &'static str,
     /// What it consists of.
     pub phrases: fn() -> Vec<Expressions>,
 }
 
-/// What there is to tell one rule from another: its chain and its user data. That has the comment,
-/// and the version of the ruleset that it is of, so a rule need not be understood to be recognised.
-pub type RuleMark = (String, Vec<u8>);
+/// What there is to tell one rule from another: the family of its table, its chain and its user data.
+/// That has the comment, and the version of the ruleset that it is of, so a rule need not be
+/// understood to be recognised.
+pub type RuleMark = (u8, String, Vec<u8>);
 
 impl Rule {
     /// What tells this rule, of this version of the ruleset, from others.
     pub fn mark(&self, version: u8) -> RuleMark {
         let mut data = text_data(COMMENT, self.comment);
         data.extend(user_data(VERSION, &[version]));
-        (self.chain.to_owned(), data)
+        (self.chain.table.family, self.chain.name.to_owned(), data)
     }
 }
 
@@ -134,6 +163,8 @@ pub struct Element {
     pub comment: String,
     /// Whether it only says that a range ends before this key.
     pub end: bool,
+    /// The last key of a range, where keys have several parts; empty if it is this one.
+    pub last: Vec<u8>,
 }
 
 impl Element {
@@ -148,6 +179,10 @@ impl Element {
             attributes.push(SetElementAttribute::Flags(SetElementFlags::IntervalEnd));
         }
         attributes.push(SetElementAttribute::Key(DataAttribute::Value(self.key.clone())));
+        if !self.last.is_empty() {
+            let value = DefaultNla::new(DATA_VALUE, self.last.clone());
+            attributes.push(SetElementAttribute::KeyEnd(vec![value]));
+        }
         if !self.value.is_empty() {
             attributes.push(SetElementAttribute::Data(DataAttribute::Value(self.value.clone())));
         }
@@ -158,11 +193,9 @@ impl Element {
     }
 }
 
-/// The ruleset of a network namespace, as far as one table of it goes. Everything takes
-/// CAP_NET_ADMIN, looking as well.
+/// The ruleset of a network namespace. Everything takes CAP_NET_ADMIN, looking as well.
 pub struct Ruleset {
     netlink: Netlink,
-    table: &'static str,
 }
 
 impl Ruleset {
@@ -170,8 +203,8 @@ impl Ruleset {
     ///
     /// # Errors
     /// [`Error::Socket`].
-    pub fn open(table: &'static str) -> Result<Ruleset, Error> {
-        Ok(Ruleset { netlink: Netlink::open_netfilter()?, table })
+    pub fn open() -> Result<Ruleset, Error> {
+        Ok(Ruleset { netlink: Netlink::open_netfilter()? })
     }
 
     /// The socket, for the rest of netfilter.
@@ -186,35 +219,35 @@ impl Ruleset {
     pub fn generation(&mut self) -> Result<u32, Error> {
         const ID: u16 = 1;
         let question = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
-        let answer = self.ask(question, NEW_GENERATION)?;
+        let answer = self.ask(NFPROTO_UNSPEC, question, NEW_GENERATION)?;
         answer.get(ID).and_then(number).ok_or_else(|| Error::Reply("no generation".to_owned()))
     }
 
-    /// Whether the table is there, and in force: an administrator can make one dormant.
+    /// Whether a table is there, and in force: an administrator can make one dormant.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn has_table(&mut self) -> Result<bool, Error> {
-        let attributes = vec![TableAttribute::Name(self.table.to_owned())];
+    pub fn has_table(&mut self, table: Table) -> Result<bool, Error> {
+        let attributes = vec![TableAttribute::Name(table.name.to_owned())];
         let question = NfTablesMessage::GetTable(TableMessage { attributes });
         const FLAGS: u16 = 2;
-        let answer = found(self.ask(question, NEW_TABLE))?;
+        let answer = found(self.ask(table.family, question, NEW_TABLE))?;
         let flags = |answer: &Answer| answer.get(FLAGS).and_then(number).unwrap_or_default();
         Ok(answer.is_some_and(|answer| {
             !TableFlags::from_bits_retain(flags(&answer)).contains(TableFlags::Dormant)
         }))
     }
 
-    /// What tells the table's rules from others, in their order.
+    /// What tells the rules of a table from others; those of a chain are in their order.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn rules(&mut self) -> Result<Vec<RuleMark>, Error> {
-        let rules = self.rules_of(NFPROTO_INET, self.table)?;
-        Ok(rules.into_iter().map(|rule| (rule.chain, rule.user_data)).collect())
+    pub fn marks(&mut self, table: Table) -> Result<Vec<RuleMark>, Error> {
+        let rules = self.rules_of(table.family, table.name)?;
+        Ok(rules.into_iter().map(|rule| (table.family, rule.chain, rule.user_data)).collect())
     }
 
-    /// Every rule of a table, be it this one or another's.
+    /// Every rule of a table, be it one of this program's or another's.
     ///
     /// # Errors
     /// [`Error`].
@@ -270,10 +303,10 @@ impl Ruleset {
     /// # Errors
     /// [`Error`].
     pub fn element(&mut self, set: &Set, key: Vec<u8>) -> Result<Option<Element>, Error> {
-        let mut attributes = Batch::new(self.table).in_set(set);
+        let mut attributes = batch::in_set(set);
         attributes.push(SetElementList::Elements(vec![Element::key(key).attributes()]));
         let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        let answer = found(self.ask(question, NEW_ELEMENT))?;
+        let answer = found(self.ask(set.table.family, question, NEW_ELEMENT))?;
         Ok(answer.into_iter().flat_map(elements).next())
     }
 
@@ -282,11 +315,10 @@ impl Ruleset {
     /// # Errors
     /// [`Error`].
     pub fn elements(&mut self, set: &Set) -> Result<Vec<Element>, Error> {
-        let table = self.table;
         let question = || {
-            let attributes = Batch::new(table).in_set(set);
+            let attributes = batch::in_set(set);
             let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-            message(NFPROTO_INET, request)
+            message(set.table.family, request)
         };
         let answers: Vec<Answer> =
             found(self.netlink.ask_all(question, NEW_ELEMENT))?.unwrap_or_default();
@@ -310,17 +342,17 @@ impl Ruleset {
         let mut messages =
             vec![frame(ControlMessage::Other { message_type: BATCH_BEGIN, attributes })];
         let last = batch.messages.len();
-        for (number, (request, flags)) in (1..).zip(batch.messages) {
+        for (number, (family, request, flags)) in (1..).zip(batch.messages) {
             // Errors come in order, so the first answer tells: the last request's is the success.
             let flags = if number == last { flags | NLM_F_ACK } else { flags };
-            messages.push((message(NFPROTO_INET, request), flags));
+            messages.push((message(family, request), flags));
         }
         messages.push(frame(ControlMessage::BatchEnd));
         Ok(self.netlink.tell(messages)?)
     }
 
-    fn ask(&mut self, request: NfTablesMessage, answer: u16) -> Result<Answer, Error> {
-        self.netlink.ask(message(NFPROTO_INET, request), answer)
+    fn ask(&mut self, family: u8, request: NfTablesMessage, answer: u16) -> Result<Answer, Error> {
+        self.netlink.ask(message(family, request), answer)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -27,6 +28,9 @@ const LARGEST: u64 = 16 << 20;
 /// so the most containers at once.
 pub const MOST_LINKS: u32 = 1023;
 
+/// The prefix lengths that a subnet can have: from one that fills a bridge to one of a single container.
+pub const PREFIXES: RangeInclusive<u8> = 22..=30;
+
 /// The lowest MTU of a bridge: IPv6's (RFC 8200). Below it the kernel has no IPv6 settings of the
 /// bridge, so none that could be made safe before somebody raises the MTU.
 const LEAST_MTU: u32 = 1280;
@@ -42,6 +46,10 @@ pub struct Grant {
     pub mtu: u32,
     /// Whether containers get a way out, behind the host's address.
     pub nat: bool,
+    /// Which containers reach which.
+    pub isolation: Isolation,
+    /// What of the host containers reach.
+    pub host_access: HostAccess,
     /// The name servers that containers are to use, if not the host's own.
     pub dns: Option<Vec<Ipv4Addr>>,
     /// The caller's real user id.
@@ -50,6 +58,30 @@ pub struct Grant {
     pub links: u32,
     /// The host ports that he may publish; `None` for every one.
     pub publish: Option<Vec<Granted>>,
+}
+
+/// Which containers reach which others directly. Published ports are reached by all.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Those of one user each other.
+    #[default]
+    User,
+    /// None any other.
+    Container,
+    /// Each every other.
+    None,
+}
+
+/// What containers reach of the host, on any of its addresses.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostAccess {
+    /// Published ports, and with ping the bridge's address.
+    #[default]
+    Published,
+    /// Whatever it offers.
+    All,
 }
 
 /// The whole file.
@@ -70,6 +102,8 @@ struct Network {
     #[serde(deserialize_with = "mtu")]
     mtu: u32,
     nat: bool,
+    isolation: Isolation,
+    host_access: HostAccess,
     dns: Option<Vec<Ipv4Addr>>,
 }
 
@@ -81,6 +115,8 @@ impl Default for Network {
             address: "10.10.10.1/24".parse().expect("an address"),
             mtu: 1500,
             nat: true,
+            isolation: Isolation::default(),
+            host_access: HostAccess::default(),
             dns: None,
         }
     }
@@ -233,9 +269,20 @@ pub fn grant(caller: &Caller) -> Result<Grant> {
         None if caller.is_root() => Policy::default(),
         None => return Err(Refused::NoPolicy(path.into()).into()),
     };
-    let Network { bridge, address, mtu, nat, dns } = std::mem::take(&mut policy.network);
-    let mut grant =
-        Grant { bridge, address, mtu, nat, dns, uid: caller.uid, links: MOST_LINKS, publish: None };
+    let Network { bridge, address, mtu, nat, isolation, host_access, dns } =
+        std::mem::take(&mut policy.network);
+    let mut grant = Grant {
+        bridge,
+        address,
+        mtu,
+        nat,
+        isolation,
+        host_access,
+        dns,
+        uid: caller.uid,
+        links: MOST_LINKS,
+        publish: None,
+    };
     if caller.is_root() {
         return Ok(grant);
     }
@@ -277,7 +324,7 @@ fn narrow(grant: &mut Grant, caller: &Caller, request: &Attach) -> Result<()> {
         }
         grant.address = address;
     }
-    if !(22..=30).contains(&grant.address.prefix) {
+    if !PREFIXES.contains(&grant.address.prefix) {
         return Err(Failed::SubnetSize(grant.address).into());
     }
     let ip = grant.address.ip;

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::Host;
-use super::firewall::TABLE;
+use super::firewall::NAME;
 use crate::address::IfName;
 use crate::error::Result;
 use crate::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain};
@@ -39,7 +39,7 @@ pub fn way_out(host: &mut Host, grant: &Grant, index: Option<u32>) -> Result<Opt
                 NFPROTO_IPV4 => "ip",
                 _ => continue,
             };
-            if (chain.hook, chain.policy) != (FORWARD, DROP) || chain.table == TABLE {
+            if (chain.hook, chain.policy) != (FORWARD, DROP) || chain.table == NAME {
                 continue;
             }
             let rules = ruleset.rules_of(chain.family, &chain.table)?;

@@ -211,7 +211,9 @@ pub fn open_port(
         let port = port
             .short(IFLA_BRPORT_GROUP_FWD_MASK, PORT_GROUP_FWD_MASK)
             // What is for a container that is gone is not for all the others to hear.
-            .byte(IFLA_BRPORT_UNICAST_FLOOD, 0);
+            .byte(IFLA_BRPORT_UNICAST_FLOOD, 0)
+            // Its one address has an entry, and no others are for it to fill the bridge's table with.
+            .byte(IFLA_BRPORT_LEARNING, 0);
         if reflects { port.byte(IFLA_BRPORT_MODE, HAIRPIN) } else { port }
     });
     if let Some(alias) = alias {
@@ -243,6 +245,7 @@ pub fn reflect(host: &mut Host, name: &IfName) -> Result<()> {
 
 /// Settings of a port of a bridge (`linux/if_link.h`).
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
 const HAIRPIN: u8 = 1;

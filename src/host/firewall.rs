@@ -1,275 +1,71 @@
-//! The firewall: one nftables table, `inet netsetgo`, that lets containers out behind the host's
-//! address, and nobody in but by a published port. It is brought about by one transaction that can be
-//! repeated, looked over at every attach, and healed when somebody has flushed it.
+//! The firewall: two nftables tables of the name netsetgo. That of the family inet lets containers out
+//! behind the host's address, and nobody in but by a published port; that of the family bridge lets
+//! them send as themselves alone, and keeps them apart. They are brought about by one transaction that
+//! can be repeated, looked over at every attach, and healed when somebody has flushed them.
 
+mod rules;
+mod seal;
+
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 
-use netlink_packet_netfilter::nftables::InetHookNumber;
 use nix::errno::Errno;
 
-use super::forwarding::Forwarding;
-use super::{Host, bridge};
-use crate::address::{Cidr, IfName};
-use crate::error::{Failed, Result};
-use crate::link::{By, Link};
-use crate::nftables::expression::{
-    Phrase, accept, ct_address_ports_in, ct_direction_reply, ct_ports_in, ct_reply_saddr_in,
-    ct_state_none, ct_state_related, ct_status_dnat, daddr_in, daddr_loopback,
-    dnat_by_address_and_port, dnat_by_port, drop, fib_daddr_local, iif_not_lo, iifkind_bridge,
-    iifname_in, iifname_not_in, iifname_oifname_in, is_ipv4, jump, l4proto_tcp, l4proto_udp,
-    masquerade, masquerade_to, oifname_in, oifname_not_in, saddr_in, saddr_loopback,
+use self::rules::{
+    ADDRESSES, BEHIND_HOST, BRIDGED, BRIDGES, CHAINS, LAN, LEASES, NAME_SERVERS, ROUTED, SEEN, SETS,
+    SUBNETS, Setup, USERS, VERSION, WITHIN, rules,
 };
-use crate::nftables::{Batch, Chain, Element, Kind, Rule, Set};
-use crate::policy::Grant;
-
-/// The table's name.
-pub const TABLE: &str = "netsetgo";
+pub use self::rules::{LIVE, LIVE_AT, NAME, PORTS, PORTS_AT, PUBLISHING};
+pub(super) use self::seal::Seal;
+use super::forwarding::Forwarding;
+use super::lease::{ADDRESS_BITS, index_of, owner_of};
+use super::pool::Pool;
+use super::{Host, bridge};
+use crate::address::{Cidr, IfName, Mac};
+use crate::error::{Failed, Result};
+use crate::link::{self, By, Kind, Link};
+use crate::netlink;
+use crate::nftables::{Batch, Element, RuleMark, Ruleset, Set};
+use crate::policy::{Grant, HostAccess, Isolation, PREFIXES};
+use crate::ports::Protocol;
 
 const COMMENT: &str = "kept by netsetgo, see netsetgo(8): a rule that is changed is put back";
-
-/// The bridges of the containers.
-const BRIDGES: Set = Set {
-    name: "bridges",
-    comment: "the containers' bridges",
-    key: &[Kind::IfName],
-    value: &[],
-    ranges: false,
-};
-
-/// The pairs of an interface and itself that frames pass between without being routed.
-const WITHIN: Set = Set {
-    name: "within",
-    comment: "a bridge and itself: what stays within it is not routed",
-    key: &[Kind::IfName, Kind::IfName],
-    value: &[],
-    ranges: false,
-};
-
-/// The host's own bridges, if it was no router.
-const LAN: Set = Set {
-    name: "lan",
-    comment: "bridges that were there when netsetgo switched forwarding on",
-    key: &[Kind::IfName],
-    value: &[],
-    ranges: false,
-};
-
-const SUBNETS: Set = Set {
-    name: "subnets",
-    comment: "the containers' subnets",
-    key: &[Kind::Ipv4],
-    value: &[],
-    ranges: true,
-};
-
-/// The containers whose addresses an element of one of the maps may lead to.
-pub const PUBLISHING: Set = Set {
-    name: "publishing",
-    comment: "containers that publish a port",
-    key: &[Kind::Ipv4],
-    value: &[],
-    ranges: false,
-};
-
-/// Ports that are published on every address of the host, and where they lead to.
-pub const PORTS: Set = Set {
-    name: "ports",
-    comment: "published on every address of the host",
-    key: &[Kind::Protocol, Kind::Port],
-    value: &[Kind::Ipv4, Kind::Port],
-    ranges: false,
-};
-
-/// Ports that are published on one address of the host.
-pub const PORTS_AT: Set = Set {
-    name: "ports_at",
-    comment: "published on one address of the host",
-    key: &[Kind::Protocol, Kind::Ipv4, Kind::Port],
-    value: &[Kind::Ipv4, Kind::Port],
-    ranges: false,
-};
-
-/// The same as the two maps, by all that a connection knows of it: as long as one is in here, its
-/// connections go on.
-pub const LIVE: Set = Set {
-    name: "live",
-    comment: "the connections that the map ports stands for",
-    key: &[Kind::Protocol, Kind::Port, Kind::Ipv4, Kind::Port],
-    value: &[],
-    ranges: false,
-};
-
-/// Likewise for [`PORTS_AT`].
-pub const LIVE_AT: Set = Set {
-    name: "live_at",
-    comment: "the connections that the map ports_at stands for",
-    key: &[Kind::Protocol, Kind::Ipv4, Kind::Port, Kind::Ipv4, Kind::Port],
-    value: &[],
-    ranges: false,
-};
-
-const SETS: [Set; 9] = [BRIDGES, WITHIN, LAN, SUBNETS, PUBLISHING, PORTS, PORTS_AT, LIVE, LIVE_AT];
-
-/// Priorities of base chains (`enum nf_ip_hook_priorities`, `linux/netfilter_ipv4.h`).
-const RAW: i32 = -300;
-const DSTNAT: i32 = -100;
-const FILTER: i32 = 0;
-const SRCNAT: i32 = 100;
-
-const CHAINS: [Chain; 9] = [
-    base("arriving", "filter", InetHookNumber::PreRouting, RAW),
-    base("to_host", "nat", InetHookNumber::PreRouting, DSTNAT),
-    base("from_host", "nat", InetHookNumber::LocalOut, DSTNAT),
-    Chain { name: "to_container", base: None },
-    base("forwarded", "filter", InetHookNumber::Forward, FILTER),
-    Chain { name: "no_router", base: None },
-    base("leaving", "filter", InetHookNumber::PostRouting, FILTER),
-    Chain { name: "published", base: None },
-    base("behind_host", "nat", InetHookNumber::PostRouting, SRCNAT),
-];
-
-const fn base(
-    name: &'static str,
-    kind: &'static str,
-    hook: InetHookNumber,
-    priority: i32,
-) -> Chain {
-    Chain { name, base: Some((kind, hook, priority)) }
-}
-
-/// The version of the rules below: a rule of another is not taken for one of these. To be raised
-/// with every change of them.
-const VERSION: u8 = 2;
-
-/// The ports of the host's that containers send from. What a remote host sends to the port that a
-/// flow comes from is an answer, and goes to who began the flow. So a container that could choose the
-/// port would get what a remote client sends to another's published port, or to a program of the
-/// host's. These are the lower ones of those for clients (`ip_local_port_range`), below those that root
-/// gets a free one of.
-const CLIENT_PORTS: RangeInclusive<u16> = 32768..=49151;
-
-/// The chain that keeps the host from routing for others than containers, and what leads there.
-const NO_ROUTER: &str = "no_router";
-const FOR_CONTAINERS_ONLY: &str =
-    "netsetgo switched forwarding on (ip_forward is 2), for containers only";
-
-/// The rules, chain by chain in the order of [`CHAINS`].
-#[rustfmt::skip] // A rule in two lines: it is read as nft lists it.
-const RULES: [Rule; 31] = [
-    rule("arriving", "no wire reaches 127.0.0.1, whatever route_localnet says",
-        || [iif_not_lo(), daddr_loopback(), drop()].concat()),
-    rule("arriving", "nor speaks for it",
-        || [iif_not_lo(), saddr_loopback(), drop()].concat()),
-
-    rule("to_host", "published ports, from outside and from containers",
-        || [fib_daddr_local(), jump("to_container")].concat()),
-    rule("from_host", "published ports, from the host itself",
-        || [fib_daddr_local(), jump("to_container")].concat()),
-    rule("to_container", "a port of one address",
-        || dnat_by_address_and_port(&PORTS_AT)),
-    rule("to_container", "a port of every address",
-        || [is_ipv4(), dnat_by_port(&PORTS)].concat()),
-
-    rule("forwarded", "from container to container of one bridge",
-        || [iifname_oifname_in(&WITHIN), iifname_in(&BRIDGES), accept()].concat()),
-    rule("forwarded", "what belongs to no connection is not masqueraded, so it stays in",
-        || [iifname_in(&BRIDGES), ct_state_none(), drop()].concat()),
-    rule("forwarded", "containers get out, with an address of their own",
-        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), saddr_in(&SUBNETS), accept()].concat()),
-    rule("forwarded", "answers come in",
-        || [oifname_in(&BRIDGES), ct_direction_reply(), accept()].concat()),
-    rule("forwarded", "so does what is for a published port, see the chain published",
-        || [oifname_in(&BRIDGES), ct_status_dnat(), accept()].concat()),
-    rule("forwarded", "nothing else comes in",
-        || [oifname_in(&BRIDGES), drop()].concat()),
-    rule("forwarded", "nothing else gets out",
-        || [iifname_in(&BRIDGES), drop()].concat()),
-    rule("forwarded", FOR_CONTAINERS_ONLY,
-        || [is_ipv4(), jump(NO_ROUTER)].concat()),
-
-    rule(NO_ROUTER, "answers",
-        || [ct_direction_reply(), accept()].concat()),
-    rule(NO_ROUTER, "what others forward to a port",
-        || [ct_status_dnat(), accept()].concat()),
-    rule(NO_ROUTER, "frames that a bridge forwards (bridge-nf-call-iptables)",
-        || [iifname_oifname_in(&WITHIN), accept()].concat()),
-    rule(NO_ROUTER, "a bridge that came later is whoever's who wants it routed",
-        || [iifkind_bridge(), iifname_not_in(&LAN), accept()].concat()),
-    rule(NO_ROUTER, "for others the host is no router, as before",
-        drop),
-
-    rule("leaving", "of connections by way of a published port",
-        || [ct_status_dnat(), ct_reply_saddr_in(&SUBNETS), jump("published")].concat()),
-    rule("published", "it still leads to where the connection goes",
-        || [l4proto_tcp(), ct_ports_in(&LIVE), accept()].concat()),
-    rule("published", "it still leads to where the packets go",
-        || [l4proto_udp(), ct_ports_in(&LIVE), accept()].concat()),
-    rule("published", "so does this, of one address",
-        || [l4proto_tcp(), ct_address_ports_in(&LIVE_AT), accept()].concat()),
-    rule("published", "and this",
-        || [l4proto_udp(), ct_address_ports_in(&LIVE_AT), accept()].concat()),
-    rule("published", "errors about it, while its container has a port published",
-        || [ct_state_related(), ct_reply_saddr_in(&PUBLISHING), accept()].concat()),
-    rule("published", "its container is gone, and nobody else gets what was meant for it",
-        drop),
-
-    rule("behind_host", "containers have the host's address outside",
-        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), l4proto_tcp(),
-            masquerade_to(CLIENT_PORTS)].concat()),
-    rule("behind_host", "likewise, and no port that may be served",
-        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), l4proto_udp(),
-            masquerade_to(CLIENT_PORTS)].concat()),
-    rule("behind_host", "what has no ports as well",
-        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), masquerade()].concat()),
-    rule("behind_host", "from container to published port: answers have to come back this way",
-        || [oifname_in(&BRIDGES), daddr_in(&PUBLISHING), ct_status_dnat(), saddr_in(&SUBNETS),
-            masquerade()].concat()),
-    rule("behind_host", "from 127.0.0.1 to published port, likewise",
-        || [oifname_in(&BRIDGES), saddr_loopback(), masquerade()].concat()),
-];
-
-const fn rule(chain: &'static str, comment: &'static str, phrases: fn() -> Phrase) -> Rule {
-    Rule { chain, comment, phrases }
-}
-
-/// The rules that there are to be. `no_router`: the host was none before this program switched
-/// forwarding on, so it is to be none for others.
-fn rules(no_router: bool) -> impl Iterator<Item = &'static Rule> {
-    let of_a_router = |rule: &&Rule| rule.chain != NO_ROUTER && rule.comment != FOR_CONTAINERS_ONLY;
-    RULES.iter().filter(move |rule| no_router || of_a_router(rule))
-}
 
 /// The firewall as it is found, before anything is changed.
 #[derive(Debug)]
 pub struct Found {
     forwarding: Forwarding,
-    stands: bool,
+    /// What the tables are to be made, if they are not as they should be.
+    to_be: Option<Setup>,
+    /// Whether the user is known, where users are kept apart.
+    knows_user: bool,
 }
 
-/// Looks at forwarding and the firewall, if there is to be one. Nothing is changed.
+/// Looks at forwarding and the tables. Nothing is changed.
 ///
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::File`].
-pub fn find(host: &mut Host, grant: &Grant) -> Result<Option<Found>> {
-    if !grant.nat {
-        return Ok(None);
-    }
+pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
     let forwarding = Forwarding::read()?;
-    Ok(Some(Found { forwarding, stands: stands(host, grant, forwarding)? }))
+    let generation = host.ruleset(Ruleset::generation)?.map_err(failed("looking it over"))?;
+    let seal = Seal::of(generation, grant, forwarding)?;
+    let written = host_has(host, &SEEN, seal.key())?;
+    let to_be = if written { None } else { look_over(host, grant, forwarding)? };
+    let knows_user = to_be.is_some()
+        || grant.isolation != Isolation::User
+        || host_has(host, &USERS, user(grant.uid).key)?;
+    host.seal = to_be.is_none().then_some(Seal { written, ..seal });
+    Ok(Found { forwarding, to_be, knows_user })
 }
 
-/// Brings the firewall and forwarding about, where they are not as they should be.
+/// Brings the tables and forwarding about, where they are not as they should be.
 ///
 /// # Errors
 /// [`Failed::Firewall`], and [`Failed::Sysctl`] when forwarding cannot be switched on.
-pub fn complete(host: &mut Host, grant: &Grant, found: Option<Found>) -> Result<()> {
-    let Some(Found { forwarding, stands }) = found else { return Ok(()) };
-    if !stands {
-        build(host, grant, forwarding)?;
-    }
+pub fn complete(host: &mut Host, grant: &Grant, found: Found) -> Result<()> {
+    make(host, grant, &found, Some(grant.uid))?;
     // After the rule that keeps it to containers.
-    forwarding.switch_on(host)
+    if grant.nat { found.forwarding.switch_on(host) } else { Ok(()) }
 }
 
 /// Brings the firewall and forwarding about, or makes sure that they are there.
@@ -281,16 +77,33 @@ pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
     complete(host, grant, found)
 }
 
-/// Mends the firewall, if there is a bridge of containers and the host forwards.
+/// Mends the firewall, if there is a bridge of containers. Forwarding is left as it is.
 ///
 /// # Errors
 /// As [`ensure`].
 pub fn mend(host: &mut Host, grant: &Grant) -> Result<()> {
-    let needed = Forwarding::read()? != Forwarding::Off;
-    match needed && host.link(By::Name(&grant.bridge))?.is_some() {
-        true => ensure(host, grant),
-        false => Ok(()),
+    if host.link(By::Name(&grant.bridge))?.is_none() {
+        return Ok(());
     }
+    let found = find(host, grant)?;
+    make(host, grant, &found, None)
+}
+
+/// Spares the next run the look at every rule, if this one has had it. It is a courtesy: where it
+/// cannot be, the next one looks.
+///
+/// # Errors
+/// [`Failed::Caller`].
+pub fn seal(host: &mut Host) -> Result<()> {
+    let Some(seal) = host.seal.filter(|seal| !seal.written) else { return Ok(()) };
+    host.seal = Some(Seal { written: true, ..seal });
+    host.commit(Batch::default(), seal.generation).map(drop)
+}
+
+/// Whether a run has seen the tables to be whole, and nothing in their way, and nobody has changed
+/// anything since.
+pub fn is_sealed(host: &Host) -> bool {
+    host.seal.is_some_and(|seal| seal.written)
 }
 
 /// What there is to say of the firewall before anything is changed.
@@ -299,92 +112,218 @@ pub fn mend(host: &mut Host, grant: &Grant) -> Result<()> {
 /// [`Failed::Firewall`], [`Failed::File`].
 pub fn look(host: &mut Host, grant: &Grant) -> Result<&'static str> {
     let forwarding = Forwarding::read()?;
-    let stands = stands(host, grant, forwarding)?;
-    Ok(match (stands, forwarding) {
-        (_, Forwarding::Off) => "ip_forward is 0; the first attach makes it 2, for containers only",
-        (false, _) => "table inet netsetgo is missing or incomplete; the next attach makes it",
-        (true, Forwarding::Ours) => "table inet netsetgo is complete, forwarding is for containers",
-        (true, Forwarding::Others) => "table inet netsetgo is complete, the host is a router",
+    let stands = look_over(host, grant, forwarding)?.is_none();
+    Ok(match (stands, grant.nat, forwarding) {
+        (_, true, Forwarding::Off) => {
+            "ip_forward is 0; the first attach makes it 2, for containers only"
+        }
+        (false, ..) => "the tables netsetgo are missing or incomplete; the next attach makes them",
+        (true, false, _) => "the tables netsetgo are complete, and without nat",
+        (true, true, Forwarding::Ours) => {
+            "the tables netsetgo are complete, forwarding is for containers"
+        }
+        (true, true, Forwarding::Others) => {
+            "the tables netsetgo are complete, the host is a router"
+        }
     })
 }
 
-/// Whether the table is as it should be. What a rule refers to, chain or set, cannot be deleted
-/// while the rule is there; elements can.
-fn stands(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<bool> {
-    host.ruleset(|ruleset| {
-        if !ruleset.has_table()? {
-            return Ok(false);
-        }
-        let expected = rules(forwarding.for_containers_only()).map(|rule| rule.mark(VERSION));
-        if !ruleset.rules()?.into_iter().eq(expected) {
-            return Ok(false);
-        }
-        for (set, element) in [(&BRIDGES, padded(&grant.bridge)), (&WITHIN, pair(&grant.bridge))] {
-            if ruleset.element(set, element)?.is_none() {
-                return Ok(false);
-            }
-        }
-        Ok(covers(&ruleset.elements(&SUBNETS)?, grant.address))
-    })?
-    .map_err(failed("looking it over"))
+/// Looks at every rule. Gives what the tables are to be made, if they are not as they should be.
+fn look_over(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<Option<Setup>> {
+    let seen = Seen::of(host)?;
+    let setup = seen.setup(grant, forwarding);
+    let stand = seen.has(setup) && has_elements(host, grant, setup)?;
+    Ok((!stand).then_some(setup))
 }
 
-/// Whether a set of ranges has this subnet as one.
-fn covers(ranges: &[Element], subnet: Cidr) -> bool {
-    let own = range(subnet);
-    let within = |key: &[u8]| {
-        let ip = key.first_chunk().copied().map(Ipv4Addr::from);
-        ip.is_some_and(|ip| ip != subnet.network() && subnet.contains(ip))
+/// Has both tables stand, `newcomer` among the users.
+fn make(host: &mut Host, grant: &Grant, found: &Found, newcomer: Option<u32>) -> Result<()> {
+    if let Some(setup) = found.to_be {
+        return build(host, grant, setup, newcomer);
+    }
+    let Some(uid) = newcomer.filter(|_| !found.knows_user) else { return Ok(()) };
+    let batch = || {
+        let mut batch = Batch::default();
+        batch.add(&USERS, &[user(uid)]);
+        batch
+    };
+    let done = match host.seal {
+        Some(seal) => host.commit(batch(), seal.generation)?,
+        None => Err(netlink::Error::Kernel(Errno::ERESTART)),
+    };
+    // Somebody has changed something meanwhile; it is to be added all the same.
+    let done = if done.is_ok() { done } else { commit(host, batch())? };
+    done.map_err(failed("changing it"))
+}
+
+/// The tables as they are found.
+struct Seen {
+    /// Whether both are there, and in force.
+    in_force: bool,
+    rules: Vec<RuleMark>,
+}
+
+impl Seen {
+    fn of(host: &mut Host) -> Result<Seen> {
+        host.ruleset(|ruleset| {
+            let in_force = ruleset.has_table(ROUTED)? && ruleset.has_table(BRIDGED)?;
+            let rules = [ruleset.marks(ROUTED)?, ruleset.marks(BRIDGED)?].concat();
+            Ok(Seen { in_force, rules: by_chain(rules) })
+        })?
+        .map_err(failed("looking it over"))
+    }
+
+    /// Which rules there are to be. What an earlier policy with `nat = true` has brought about stays:
+    /// the host may still forward.
+    fn setup(&self, grant: &Grant, forwarding: Forwarding) -> Setup {
+        let was_nat = || {
+            let behind_host = |(family, chain, _): &RuleMark| {
+                *family == ROUTED.family && chain == BEHIND_HOST.name
+            };
+            self.rules.iter().any(behind_host)
+        };
+        Setup {
+            nat: grant.nat || was_nat(),
+            no_router: forwarding.for_containers_only(),
+            isolation: grant.isolation,
+            host_access: grant.host_access,
+        }
+    }
+
+    /// Whether the rules are there. What a rule refers to, chain or set, cannot be deleted while the
+    /// rule is there; elements can.
+    fn has(&self, setup: Setup) -> bool {
+        let wanted = by_chain(rules(setup).map(|rule| rule.mark(VERSION)).collect());
+        self.in_force && self.rules == wanted
+    }
+}
+
+/// Rules chain by chain, each chain's in their order.
+fn by_chain(mut rules: Vec<RuleMark>) -> Vec<RuleMark> {
+    rules.sort_by(|(family, chain, _), (other, others, _)| (family, chain).cmp(&(other, others)));
+    rules
+}
+
+/// Whether the sets have what this network needs. They are made as a whole, so of many elements one
+/// tells.
+fn has_elements(host: &mut Host, grant: &Grant, setup: Setup) -> Result<bool> {
+    let one_lease = lease(Pool::of(grant.address).nth(0));
+    let needed = [
+        (&BRIDGES, padded(&grant.bridge)),
+        (&WITHIN, pair(&grant.bridge)),
+        (&LEASES, one_lease.key),
+    ];
+    for (set, key) in needed {
+        if !host_has(host, set, key)? {
+            return Ok(false);
+        }
+    }
+    if setup.host_access == HostAccess::Published {
+        let servers = all_of(host, &NAME_SERVERS)?;
+        let wanted = name_servers(grant);
+        // Also those that the policy no longer names.
+        if servers.len() != wanted.len() || !wanted.iter().all(|server| servers.contains(server)) {
+            return Ok(false);
+        }
+    }
+    if setup.isolation != Isolation::None
+        && !covers(&all_of(host, &ADDRESSES)?, &addresses(Pool::of(grant.address)))
+    {
+        return Ok(false);
+    }
+    Ok(covers(&all_of(host, &SUBNETS)?, &range(grant.address)))
+}
+
+/// Whether a set of ranges has these, and no bounds of others in between.
+fn covers(ranges: &[Element], own: &[Element]) -> bool {
+    let within = |element: &Element| {
+        let after = own.first().is_some_and(|first| element.key > first.key);
+        after && own.last().is_some_and(|last| element.key < last.key)
     };
     own.iter().all(|element| ranges.contains(element))
-        && !ranges.iter().any(|element| within(&element.key))
+        && ranges.iter().all(|element| own.contains(element) || !within(element))
 }
 
-/// Makes the table, or what is missing of it. Published ports stay where they still are.
-fn build(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<()> {
-    let lan = match forwarding.for_containers_only() {
-        true => host.bridges()?,
-        false => Vec::new(),
-    };
+fn all_of(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
+    host.ruleset(|ruleset| ruleset.elements(set))?.map_err(failed("reading it"))
+}
+
+fn host_has(host: &mut Host, set: &Set, key: Vec<u8>) -> Result<bool> {
+    let element = host.ruleset(|ruleset| ruleset.element(set, key))?;
+    Ok(element.map_err(failed("looking it over"))?.is_some())
+}
+
+/// Makes the tables, or what is missing of them. Published ports stay where they still are.
+fn build(host: &mut Host, grant: &Grant, setup: Setup, newcomer: Option<u32>) -> Result<()> {
+    let lan = if setup.nat && setup.no_router { host.bridges()? } else { Vec::new() };
     let lan: Vec<_> = lan.iter().filter(|name| **name != grant.bridge).collect();
     let subnets = subnets(host, grant)?;
+    let users = match setup.isolation {
+        Isolation::User => users(host, newcomer)?,
+        _ => BTreeSet::new(),
+    };
     let batch = |from_scratch: bool| {
-        let mut batch = Batch::new(TABLE);
-        batch.add_table(COMMENT);
-        if from_scratch {
-            batch.delete_table();
-            batch.add_table(COMMENT);
+        let mut batch = Batch::default();
+        for table in [ROUTED, BRIDGED] {
+            batch.add_table(table, COMMENT);
+            if from_scratch {
+                batch.delete_table(table);
+                batch.add_table(table, COMMENT);
+            }
         }
         SETS.iter().for_each(|set| batch.add_set(set));
-        CHAINS.iter().for_each(|chain| batch.add_chain(chain));
-        batch.flush_rules();
-        for rule in rules(forwarding.for_containers_only()) {
-            batch.add_rule(rule, VERSION);
+        for chain in CHAINS {
+            // One of NAT has the kernel track connections, whether it has rules or not.
+            if rules(setup).any(|rule| rule.chain.name == chain.name) {
+                batch.add_chain(chain);
+            }
         }
-        batch.flush(&LAN);
-        batch.flush(&SUBNETS);
+        [ROUTED, BRIDGED].into_iter().for_each(|table| batch.flush_rules(table));
+        rules(setup).for_each(|rule| batch.add_rule(rule, VERSION));
+        for set in [&LAN, &SUBNETS, &NAME_SERVERS, &LEASES, &ADDRESSES, &USERS] {
+            batch.flush(set);
+        }
         batch.add(&BRIDGES, &[Element::key(padded(&grant.bridge))]);
         batch.add(&WITHIN, &[Element::key(pair(&grant.bridge))]);
+        batch.add(&NAME_SERVERS, &name_servers(grant));
         for subnet in &subnets {
             batch.add(&SUBNETS, &range(*subnet));
         }
+        for subnet in subnets.iter().filter(|subnet| PREFIXES.contains(&subnet.prefix)) {
+            let pool = Pool::of(*subnet);
+            batch.add(&LEASES, &pool.all().map(lease).collect::<Vec<_>>());
+            batch.add(&ADDRESSES, &addresses(pool));
+        }
+        batch.add(&USERS, &users.iter().copied().map(user).collect::<Vec<_>>());
         let names = |name: &&IfName| Element::key(padded(name));
         let pairs = |name: &&IfName| Element::key(pair(name));
         batch.add(&LAN, &lan.iter().map(names).collect::<Vec<_>>());
         batch.add(&WITHIN, &lan.iter().map(pairs).collect::<Vec<_>>());
         batch
     };
-    let made = match host.ruleset(|ruleset| ruleset.commit(batch(false), None))? {
+    let made = match commit(host, batch(false))? {
         // What is there cannot be made into what it should be: a set or a chain of that name is
-        // another one, or the table is dormant.
+        // another one, or a table is dormant.
         Err(error)
             if [Errno::EEXIST, Errno::EBUSY, Errno::EOPNOTSUPP].iter().any(|e| error.is(*e)) =>
         {
-            host.ruleset(|ruleset| ruleset.commit(batch(true), None))?
+            commit(host, batch(true))?
         }
         done => done,
     };
     made.map_err(failed("making it"))
+}
+
+fn commit(host: &mut Host, batch: Batch) -> Result<Result<(), netlink::Error>> {
+    host.ruleset(|ruleset| ruleset.commit(batch, None))
+}
+
+/// The users who have containers, and one who is about to.
+fn users(host: &mut Host, newcomer: Option<u32>) -> Result<BTreeSet<u32>> {
+    let links = link::all(&mut host.netlink, Kind::Veth)
+        .map_err(Failed::netlink("looking the containers' links up"))?;
+    let owners = links.iter().filter_map(|link| owner_of(&link.name));
+    Ok(owners.chain(newcomer).collect())
 }
 
 /// The subnets of containers: this network's, and those of the other bridges that are in the table.
@@ -402,9 +341,8 @@ fn subnets(host: &mut Host, grant: &Grant) -> Result<Vec<Cidr>> {
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::Netlink`].
 pub(super) fn bridges(host: &mut Host) -> Result<Vec<Link>> {
-    let known = host.ruleset(|ruleset| ruleset.elements(&BRIDGES))?;
     let mut links = Vec::new();
-    for element in known.map_err(failed("reading it"))? {
+    for element in all_of(host, &BRIDGES)? {
         let name: Vec<u8> = element.key.into_iter().take_while(|byte| *byte != 0).collect();
         if let Some(name) = String::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
             links.extend(host.link(By::Name(&name))?);
@@ -424,11 +362,52 @@ fn pair(name: &IfName) -> Vec<u8> {
     [padded(name), padded(name)].concat()
 }
 
-/// A subnet as elements: where it begins, and before what it ends.
+/// A lease as an element: what a container with this address sends from.
+fn lease(ip: Ipv4Addr) -> Element {
+    let index = (index_of(ip) & ADDRESS_BITS).to_ne_bytes();
+    Element::key([&index[..], &Mac::of(ip).0, &[0; 2], &ip.octets()].concat())
+}
+
+/// What a user's ports are named, whatever their slot, as a pair of two of them.
+fn user(uid: u32) -> Element {
+    let filled = |with: u8| {
+        let mut name = format!("ns{uid}-").into_bytes();
+        name.resize(IfName::LONGEST + 1, with);
+        name.repeat(2)
+    };
+    Element { last: filled(u8::MAX), ..Element::key(filled(0)) }
+}
+
+/// The policy's name servers as elements: what a client asks.
+fn name_servers(grant: &Grant) -> Vec<Element> {
+    const DOMAIN: u16 = 53;
+    let [high, low] = DOMAIN.to_be_bytes();
+    let at = |ip: &Ipv4Addr| {
+        let ip = ip.octets();
+        Protocol::ALL.map(|protocol| {
+            let protocol = [protocol.number(), 0, 0, 0];
+            Element::key([protocol, ip, [high, low, 0, 0]].concat())
+        })
+    };
+    // A policy may say one twice, a set has it once.
+    let servers: BTreeSet<_> = grant.dns.iter().flatten().collect();
+    servers.into_iter().flat_map(at).collect()
+}
+
+/// A subnet as elements.
 fn range(subnet: Cidr) -> Vec<Element> {
-    let begin = Element::key(subnet.network().octets().to_vec());
-    let end = subnet
-        .broadcast()
+    from_to(subnet.network(), subnet.broadcast())
+}
+
+/// What of a subnet containers can have, as elements.
+fn addresses(pool: Pool) -> Vec<Element> {
+    pool.ranges().into_iter().flat_map(|(first, last)| from_to(first, last)).collect()
+}
+
+/// A range as elements: where it begins, and before what it ends.
+fn from_to(first: Ipv4Addr, last: Ipv4Addr) -> Vec<Element> {
+    let begin = Element::key(first.octets().to_vec());
+    let end = last
         .to_bits()
         .checked_add(1)
         .map(|beyond| Element { end: true, ..Element::key(beyond.to_be_bytes().to_vec()) });
@@ -444,30 +423,32 @@ pub(super) fn failed(what: &'static str) -> impl Fn(crate::netlink::Error) -> cr
 mod tests {
     use std::hash::{DefaultHasher, Hash, Hasher};
 
+    use super::rules::all_rules;
     use super::*;
+    use crate::nftables::Rule;
 
     #[test]
     fn rules_that_are_changed_are_of_another_version() {
         let mut hasher = DefaultHasher::new();
-        for rule in &RULES {
-            format!("{} {} {:?}", rule.chain, rule.comment, (rule.phrases)()).hash(&mut hasher);
+        for rule in all_rules() {
+            format!("{} {} {:?}", rule.chain.name, rule.comment, (rule.phrases)())
+                .hash(&mut hasher);
         }
         // Raise the version, and then write here what the rules are now.
-        assert_eq!((VERSION, hasher.finish()), (2, 13_528_591_977_725_877_562));
+        assert_eq!((VERSION, hasher.finish()), (3, 16_867_996_793_487_372_318));
     }
 
     #[test]
-    fn rules_stand_in_the_order_in_which_the_kernel_lists_them() {
-        let position = |rule: &Rule| CHAINS.iter().position(|chain| chain.name == rule.chain);
-        assert!(RULES.iter().map(position).is_sorted());
-        assert!(RULES.iter().all(|rule| position(rule).is_some()));
+    fn every_rule_is_in_a_chain_that_is_made() {
+        let made = |rule: &Rule| CHAINS.iter().any(|chain| chain.name == rule.chain.name);
+        assert!(all_rules().all(made));
     }
 
     #[test]
     fn no_two_rules_look_the_same() {
         let marks: std::collections::HashSet<_> =
-            RULES.iter().map(|rule| rule.mark(VERSION)).collect();
-        assert_eq!(marks.len(), RULES.len());
+            all_rules().map(|rule| rule.mark(VERSION)).collect();
+        assert_eq!(marks.len(), all_rules().count());
     }
 
     #[test]
@@ -488,13 +469,13 @@ mod tests {
         let ranges = |subnets: &[&str]| -> Vec<Element> {
             subnets.iter().flat_map(|subnet| range(subnet.parse().unwrap())).collect()
         };
-        let subnet = "10.10.8.1/22".parse().unwrap();
-        assert!(covers(&ranges(&["10.10.8.1/22"]), subnet));
-        assert!(covers(&ranges(&["10.10.12.1/24", "10.10.8.1/22", "10.10.7.1/24"]), subnet));
+        let subnet = range("10.10.8.1/22".parse().unwrap());
+        assert!(covers(&ranges(&["10.10.8.1/22"]), &subnet));
+        assert!(covers(&ranges(&["10.10.12.1/24", "10.10.8.1/22", "10.10.7.1/24"]), &subnet));
         for others in
             [&[][..], &["10.10.8.1/24"], &["10.10.0.1/16"], &["10.10.8.1/22", "10.10.9.1/24"]]
         {
-            assert!(!covers(&ranges(others), subnet), "{others:?}");
+            assert!(!covers(&ranges(others), &subnet), "{others:?}");
         }
     }
 }

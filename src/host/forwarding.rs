@@ -17,7 +17,7 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// The switch takes any number, and any but 0 means "on". This program writes 2, so that it can tell
 /// later, and so can anybody, that the host was no router before: then it is to be none for others
 /// than containers. Whoever wants a router writes 1, as is usual.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Forwarding {
     /// Not yet.
     Off,

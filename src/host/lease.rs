@@ -27,8 +27,8 @@ use crate::policy::Grant;
 use crate::target::Target;
 
 /// What marks an index as a lease's, and the part of an address that an index has room for.
-const MARK: u32 = 0x4000_0000;
-const ADDRESS_BITS: u32 = 0x3fff_ffff;
+pub(super) const MARK: u32 = 0x4000_0000;
+pub(super) const ADDRESS_BITS: u32 = 0x3fff_ffff;
 
 /// What marks a group as a lease's. Every other link is in group 0, so that one must never be meant.
 const GROUP_MARK: u32 = 0x4000_0000;

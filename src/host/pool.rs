@@ -29,6 +29,20 @@ impl Pool {
         let past_the_bridge = u32::from(plain >= self.bridge.ip.to_bits());
         Ipv4Addr::from_bits(plain + past_the_bridge)
     }
+
+    /// All of them, from the lowest.
+    pub(super) fn all(self) -> impl Iterator<Item = Ipv4Addr> {
+        (0..self.len()).map(move |position| self.nth(position))
+    }
+
+    /// The same as ranges, each with its first and its last: those below the bridge's and above.
+    pub(super) fn ranges(self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        let beside =
+            |step: i32| Ipv4Addr::from_bits(self.bridge.ip.to_bits().wrapping_add_signed(step));
+        let (first, last) = (self.nth(0), self.nth(self.len().saturating_sub(1)));
+        let ranges = [(first, last.min(beside(-1))), (first.max(beside(1)), last)];
+        ranges.into_iter().filter(|(first, last)| first <= last).collect()
+    }
 }
 
 /// The lowest free one of `count` places that are filled from the lowest up, in a number of looks
@@ -105,12 +119,16 @@ mod tests {
         for bridge in ["10.10.10.1/24", "10.10.10.254/24", "10.10.10.77/24", "10.0.0.2/30"] {
             let bridge: Cidr = bridge.parse().unwrap();
             let pool = Pool::of(bridge);
-            let all: Vec<_> = (0..pool.len()).map(|position| pool.nth(position)).collect();
+            let all: Vec<_> = pool.all().collect();
             let expected: Vec<_> = (bridge.network().to_bits()..=bridge.broadcast().to_bits())
                 .map(Ipv4Addr::from_bits)
                 .filter(|ip| bridge.is_host(*ip) && *ip != bridge.ip)
                 .collect();
             assert_eq!(all, expected);
+            let span = |(first, last): (Ipv4Addr, Ipv4Addr)| first.to_bits()..=last.to_bits();
+            let ranges: Vec<_> =
+                pool.ranges().into_iter().flat_map(span).map(Ipv4Addr::from).collect();
+            assert_eq!(ranges, expected);
         }
     }
 }

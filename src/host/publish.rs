@@ -25,7 +25,7 @@ use nix::errno::Errno;
 
 use self::elements::{address, key, live_of, mapping, sets, value};
 use self::taken::{Resolved, resolve};
-use super::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING, TABLE};
+use super::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING};
 use super::lease::{self, Lease, NAP, TRIES, Wanted, index_of};
 use super::{Host, conntrack, forwarding};
 use crate::error::{Error, Failed, Refused, Result, Usage};
@@ -171,14 +171,14 @@ pub fn take_back(
         if !held(host)? {
             return Ok(());
         }
-        let mut batch = Batch::new(TABLE);
+        let mut batch = Batch::default();
         for mapping in &published.added {
             let (map, live) = sets(mapping);
             let value = value(lease.address.ip, mapping.container_port);
             batch.delete(map, &[Element::key(key(mapping))]);
             batch.delete(live, &[Element::key([key(mapping), value].concat())]);
         }
-        if commit(host, batch, Some(generation))? {
+        if commit(host, batch, generation)? {
             return Ok(());
         }
     }
@@ -203,7 +203,7 @@ fn take_out(
         if !may(host)? {
             return Ok(());
         }
-        let mut batch = Batch::new(TABLE);
+        let mut batch = Batch::default();
         for (map, live) in [(&PORTS, &LIVE), (&PORTS_AT, &LIVE_AT)] {
             let leading: Vec<_> = all_of(host, map)?
                 .into_iter()
@@ -214,7 +214,7 @@ fn take_out(
             batch.delete(map, &leading);
         }
         if !batch.is_empty() {
-            commit(host, batch, Some(generation))?;
+            commit(host, batch, generation)?;
             continue;
         }
         // A packet that waits for the address to be resolved has passed the firewall already.
@@ -222,7 +222,7 @@ fn take_out(
             forget_neighbour(host, *bridge, ip)?;
         }
         batch.delete(&PUBLISHING, std::slice::from_ref(&mark));
-        if commit(host, batch, Some(generation))? {
+        if commit(host, batch, generation)? {
             return Ok(());
         }
     }
@@ -278,9 +278,9 @@ pub fn publish(
     for _ in 0..TRIES {
         let generation = generation(host)?;
         if !is_marked(host, &mark)? {
-            let mut batch = Batch::new(TABLE);
+            let mut batch = Batch::default();
             batch.add(&PUBLISHING, std::slice::from_ref(&mark));
-            if commit(host, batch, Some(generation))? {
+            if commit(host, batch, generation)? {
                 announced = Some(generation);
             } else {
                 // Somebody has changed the ruleset, or flushed it.
@@ -302,7 +302,7 @@ pub fn publish(
         if !has_nothing && leading_to(host, ip)? + added.len() > MOST_PORTS {
             return Err(Failed::ManyPorts(MOST_PORTS).into());
         }
-        let mut batch = Batch::new(TABLE);
+        let mut batch = Batch::default();
         for (set, element) in stale {
             batch.delete(set, &[element]);
         }
@@ -314,14 +314,14 @@ pub fn publish(
                 key: key(mapping),
                 value: value(ip, mapping.container_port),
                 comment: comment.clone(),
-                end: false,
+                ..Element::default()
             };
             let leading: Vec<_> = mappings.iter().map(lead).collect();
             let lives = |element: &Element| Element::key(live_of(element));
             batch.create(map, &leading);
             batch.add(live, &leading.iter().map(lives).collect::<Vec<_>>());
         }
-        if batch.is_empty() || commit(host, batch, Some(generation))? {
+        if batch.is_empty() || commit(host, batch, generation)? {
             // Connections of TCP end by themselves, and the next one is another.
             for mapping in added.iter().filter(|mapping| mapping.protocol == Protocol::Udp) {
                 host.forget_flows(
@@ -345,8 +345,8 @@ fn generation(host: &mut Host) -> Result<u32> {
 
 /// Whether the transaction was carried out. It is not if its generation is over, or if it was about
 /// something that somebody has taken out meanwhile: then it is time to look again.
-fn commit(host: &mut Host, batch: Batch, generation: Option<u32>) -> Result<bool> {
-    match host.ruleset(|ruleset| ruleset.commit(batch, generation))? {
+fn commit(host: &mut Host, batch: Batch, generation: u32) -> Result<bool> {
+    match host.commit(batch, generation)? {
         Ok(()) => Ok(true),
         Err(error) if error.is(Errno::ERESTART) || error.is(Errno::ENOENT) => Ok(false),
         Err(error) => Err(firewall::failed("changing it")(error)),

@@ -1,13 +1,13 @@
 //! Transactions.
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook, HookNumber, ListAttribute, NfTablesMessage, RuleAttribute,
-    RuleMessage, SetAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage,
-    TableAttribute, TableFlags, TableMessage,
+    RuleMessage, SetAttribute, SetDescription, SetElementList, SetElementMessage, SetFlags,
+    SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 
-use super::{COMMENT, Chain, Element, Kind, Rule, Set, text_data, user_data};
+use super::{COMMENT, Chain, Element, Kind, Rule, Set, Table, text_data, user_data};
 
 /// Types of what nft keeps in a set's user data (`libnftnl/udata.h`).
 const SET_KEY_BYTE_ORDER: u8 = 0;
@@ -16,38 +16,33 @@ const SET_COMMENT: u8 = 7;
 /// The most elements in one message: an attribute has 64 KiB at most.
 const MOST_ELEMENTS: usize = 500;
 
-/// A transaction on a table: all of it is done, or nothing.
-#[derive(Debug)]
+/// A transaction: all of it is done, or nothing.
+#[derive(Debug, Default)]
 pub struct Batch {
-    pub(super) table: &'static str,
-    pub(super) messages: Vec<(NfTablesMessage, u16)>,
+    /// Each with the family of the table that it is about, and its flags.
+    pub(super) messages: Vec<(u8, NfTablesMessage, u16)>,
 }
 
 impl Batch {
-    /// An empty one.
-    pub fn new(table: &'static str) -> Batch {
-        Batch { table, messages: Vec::new() }
-    }
-
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
     /// Makes the table, if there is none.
-    pub fn add_table(&mut self, comment: &str) {
+    pub fn add_table(&mut self, table: Table, comment: &str) {
         let attributes = vec![
-            TableAttribute::Name(self.table.to_owned()),
+            TableAttribute::Name(table.name.to_owned()),
             TableAttribute::Flags(TableFlags::empty()),
             TableAttribute::UserData(text_data(COMMENT, comment)),
         ];
-        self.push(NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE);
+        self.push(table, NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE);
     }
 
     /// Deletes the table with all that is in it.
-    pub fn delete_table(&mut self) {
-        let attributes = vec![TableAttribute::Name(self.table.to_owned())];
-        self.push(NfTablesMessage::DeleteTable(TableMessage { attributes }), 0);
+    pub fn delete_table(&mut self, table: Table) {
+        let attributes = vec![TableAttribute::Name(table.name.to_owned())];
+        self.push(table, NfTablesMessage::DeleteTable(TableMessage { attributes }), 0);
     }
 
     /// Makes a set or map, if there is none like it.
@@ -55,14 +50,16 @@ impl Batch {
         let length = |kinds: &[Kind]| kinds.iter().map(|kind| kind.length()).sum();
         let mut flags = SetFlags::empty();
         flags.set(SetFlags::Interval, set.ranges);
+        flags.set(SetFlags::Concat, set.ranges && set.key.len() > 1);
         flags.set(SetFlags::Map, !set.value.is_empty());
+        flags.set(SetFlags::Timeout, set.lifetime.is_some());
         // nft shows a plain key as it is in memory, unless told that it is in network order.
         let order: u32 = if matches!(set.key, [Kind::IfName]) { 1 } else { 2 };
         let mut data = user_data(SET_KEY_BYTE_ORDER, &order.to_ne_bytes());
         data.extend(text_data(SET_COMMENT, set.comment));
         let number = u32::try_from(self.messages.len()).unwrap_or_default();
         let mut attributes = vec![
-            SetAttribute::Table(self.table.to_owned()),
+            SetAttribute::Table(set.table.name.to_owned()),
             SetAttribute::Name(set.name.to_owned()),
             SetAttribute::Flags(flags),
             SetAttribute::KeyType(Kind::concatenated(set.key)),
@@ -74,13 +71,20 @@ impl Batch {
             attributes.push(SetAttribute::DataType(Kind::concatenated(set.value)));
             attributes.push(SetAttribute::DataLen(length(set.value)));
         }
-        self.push(NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
+        if let Some(lifetime) = set.lifetime {
+            let milliseconds = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+            attributes.push(SetAttribute::Timeout(milliseconds));
+        }
+        if flags.contains(SetFlags::Concat) {
+            attributes.push(SetAttribute::Description(vec![parts(set.key)]));
+        }
+        self.push(set.table, NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
     }
 
     /// Makes a chain, if there is none like it.
     pub fn add_chain(&mut self, chain: &Chain) {
         let mut attributes = vec![
-            ChainAttribute::Table(self.table.to_owned()),
+            ChainAttribute::Table(chain.table.name.to_owned()),
             ChainAttribute::Name(chain.name.to_owned()),
         ];
         if let Some((kind, hook, priority)) = chain.base {
@@ -90,21 +94,25 @@ impl Batch {
                 Hook::Priority(priority.cast_unsigned()),
             ]));
         }
-        self.push(NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE);
+        self.push(
+            chain.table,
+            NfTablesMessage::NewChain(ChainMessage { attributes }),
+            NLM_F_CREATE,
+        );
     }
 
-    /// Deletes every rule of the table.
-    pub fn flush_rules(&mut self) {
-        let attributes = vec![RuleAttribute::Table(self.table.to_owned())];
-        self.push(NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0);
+    /// Deletes every rule of a table.
+    pub fn flush_rules(&mut self, table: Table) {
+        let attributes = vec![RuleAttribute::Table(table.name.to_owned())];
+        self.push(table, NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0);
     }
 
     /// Adds a rule at the end of its chain.
     pub fn add_rule(&mut self, rule: &Rule, version: u8) {
-        let (_, data) = rule.mark(version);
+        let (_, chain, data) = rule.mark(version);
         let attributes = vec![
-            RuleAttribute::Table(self.table.to_owned()),
-            RuleAttribute::Chain(rule.chain.to_owned()),
+            RuleAttribute::Table(rule.chain.table.name.to_owned()),
+            RuleAttribute::Chain(chain),
             RuleAttribute::Expressions(
                 (rule.phrases)().into_iter().map(ListAttribute::from).collect(),
             ),
@@ -112,6 +120,7 @@ impl Batch {
         ];
         // "Create" without "append" would put it at the beginning.
         self.push(
+            rule.chain.table,
             NfTablesMessage::NewRule(RuleMessage { attributes }),
             NLM_F_CREATE | NLM_F_APPEND,
         );
@@ -135,12 +144,12 @@ impl Batch {
 
     /// Deletes all elements.
     pub fn flush(&mut self, set: &Set) {
-        let attributes = self.in_set(set);
-        self.push(NfTablesMessage::DeleteSetElement(SetElementMessage { attributes }), 0);
-    }
-
-    pub(super) fn in_set(&self, set: &Set) -> Vec<SetElementList> {
-        vec![SetElementList::Table(self.table.to_owned()), SetElementList::Set(set.name.to_owned())]
+        let attributes = in_set(set);
+        self.push(
+            set.table,
+            NfTablesMessage::DeleteSetElement(SetElementMessage { attributes }),
+            0,
+        );
     }
 
     fn change(
@@ -151,14 +160,33 @@ impl Batch {
         flags: u16,
     ) {
         for some in elements.chunks(MOST_ELEMENTS) {
-            let mut attributes = self.in_set(set);
+            let mut attributes = in_set(set);
             let list = some.iter().map(Element::attributes).collect();
             attributes.push(SetElementList::Elements(list));
-            self.push(request(SetElementMessage { attributes }), flags);
+            self.push(set.table, request(SetElementMessage { attributes }), flags);
         }
     }
 
-    fn push(&mut self, message: NfTablesMessage, flags: u16) {
-        self.messages.push((message, flags));
+    fn push(&mut self, table: Table, message: NfTablesMessage, flags: u16) {
+        self.messages.push((table.family, message, flags));
     }
+}
+
+/// What says which set is meant.
+pub(super) fn in_set(set: &Set) -> Vec<SetElementList> {
+    vec![SetElementList::Table(set.table.name.to_owned()), SetElementList::Set(set.name.to_owned())]
+}
+
+/// The lengths of a key's parts, each of which has a range of its own.
+fn parts(key: &[Kind]) -> SetDescription {
+    const NFTA_SET_FIELD_LEN: u16 = 1;
+    const NFTA_LIST_ELEM: u16 = 1;
+    const NESTED: u16 = 1 << 15;
+    let part = |kind: &Kind| {
+        let length = DefaultNla::new(NFTA_SET_FIELD_LEN, kind.length().to_be_bytes().to_vec());
+        let mut bytes = vec![0; length.buffer_len()];
+        length.emit(&mut bytes);
+        DefaultNla::new(NFTA_LIST_ELEM | NESTED, bytes)
+    };
+    SetDescription::Concat(key.iter().map(part).collect())
 }

@@ -9,7 +9,7 @@ use netlink_packet_netfilter::nftables::{
     Register, Verdict, VerdictAttribute,
 };
 
-use super::Set;
+use super::{Chain, Set};
 use crate::ports::Protocol;
 
 /// A phrase.
@@ -20,7 +20,10 @@ const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 
 /// `nft_meta_keys` that the library has no name for (`linux/netfilter/nf_tables.h`).
+const META_PKTTYPE: u32 = 19;
 const META_IIFKIND: u32 = 26;
+/// A packet that was sent to this host (`PACKET_HOST`, `linux/if_packet.h`).
+const PACKET_HOST: u8 = 0;
 
 /// `nft_ct_keys`, and the directions of a connection (`linux/netfilter/nf_tables.h`,
 /// `linux/netfilter/nf_conntrack_tuple_common.h`).
@@ -44,14 +47,32 @@ const STATE_INVALID: u32 = 0x1;
 const STATE_UNTRACKED: u32 = 0x40;
 
 /// `nft_payload_bases`.
+const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 
-/// Where the addresses are in an IPv4 header (RFC 791), and the destination port in that of TCP and
-/// UDP (RFC 9293, RFC 768).
+/// Where the addresses are in an IPv4 header (RFC 791), the ports in that of TCP and UDP (RFC 9293, RFC
+/// 768), and the type in that of ICMP (RFC 792).
 const SADDR: u32 = 12;
 const DADDR: u32 = 16;
+const SPORT: u32 = 0;
 const DPORT: u32 = 2;
+const ICMP_TYPE: u32 = 0;
+const ICMP: u8 = 1;
+const ICMP_ECHO_REQUEST: u8 = 8;
+
+/// Where the source and the type are in an Ethernet header, and the sender's addresses in an ARP packet
+/// (RFC 826), which begins so if it is about IPv4 over Ethernet.
+const ETHER_SADDR: u32 = 6;
+const ETHER_TYPE: u32 = 12;
+const ARP_SADDR_ETHER: u32 = 8;
+const ARP_SADDR_IP: u32 = 14;
+const ARP_ETHER_IP: ([u8; 4], [u8; 2]) = ([0, 1, 8, 0], [6, 4]);
+
+/// Types of Ethernet frames (`linux/if_ether.h`).
+pub const ETH_P_IP: u16 = 0x0800;
+/// Likewise.
+pub const ETH_P_ARP: u16 = 0x0806;
 
 const NFPROTO_IPV4: u8 = 2;
 const RTN_LOCAL: u32 = 2;
@@ -111,18 +132,19 @@ fn ct(key: u32, direction: Option<u8>, to: u32) -> Expressions {
 
 /// Any of these bits of something of the connection.
 fn ct_bit(key: u32, bits: u32) -> Phrase {
+    vec![ct(key, None, 0), mask(bits), cmp(Operator::NotEqual, &[0; 4])]
+}
+
+/// These bits alone of what has been loaded.
+fn mask(bits: u32) -> Expressions {
     let value = |number: u32| DataAttribute::Value(number.to_ne_bytes().to_vec());
-    vec![
-        ct(key, None, 0),
-        Expressions::Bitwise(vec![
-            Bitwise::SourceRegister(register(0)),
-            Bitwise::DestinationRegister(register(0)),
-            Bitwise::Length(4),
-            Bitwise::Mask(value(bits)),
-            Bitwise::Xor(value(0)),
-        ]),
-        cmp(Operator::NotEqual, &[0; 4]),
-    ]
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(register(0)),
+        Bitwise::DestinationRegister(register(0)),
+        Bitwise::Length(4),
+        Bitwise::Mask(value(bits)),
+        Bitwise::Xor(value(0)),
+    ])
 }
 
 fn lookup(set: &Set) -> Expressions {
@@ -158,8 +180,9 @@ pub fn drop() -> Phrase {
 }
 
 /// `jump CHAIN`
-pub fn jump(chain: &str) -> Phrase {
-    verdict(vec![VerdictAttribute::Code(Verdict::Jump), VerdictAttribute::Chain(chain.to_owned())])
+pub fn jump(chain: &Chain) -> Phrase {
+    let name = VerdictAttribute::Chain(chain.name.to_owned());
+    verdict(vec![VerdictAttribute::Code(Verdict::Jump), name])
 }
 
 /// `masquerade`
@@ -232,6 +255,116 @@ pub fn iifname_oifname_in(set: &Set) -> Phrase {
     vec![meta(MetaKey::Iifname, 0), meta(MetaKey::Oifname, 4), lookup(set)]
 }
 
+/// `iifname . oifname != @SET`
+pub fn iifname_oifname_not_in(set: &Set) -> Phrase {
+    vec![meta(MetaKey::Iifname, 0), meta(MetaKey::Oifname, 4), lookup_none(set)]
+}
+
+/// `iif & BIT == BIT`
+pub fn iif_has(bit: u32) -> Phrase {
+    vec![meta(MetaKey::Iif, 0), mask(bit), is(&bit.to_ne_bytes())]
+}
+
+/// `iif & BIT != BIT`
+pub fn iif_has_not(bit: u32) -> Phrase {
+    vec![meta(MetaKey::Iif, 0), mask(bit), cmp(Operator::NotEqual, &bit.to_ne_bytes())]
+}
+
+/// `oif & BIT == BIT`
+pub fn oif_has(bit: u32) -> Phrase {
+    vec![meta(MetaKey::Oif, 0), mask(bit), is(&bit.to_ne_bytes())]
+}
+
+/// `meta pkttype host`
+pub fn pkttype_host() -> Phrase {
+    vec![meta(MetaKey::Other(META_PKTTYPE), 0), is(&[PACKET_HOST])]
+}
+
+/// `ether type TYPE`: what the frame itself says, where `meta protocol` looks behind a VLAN's tag. In a
+/// rule of its own with a jump, as nft leaves it out again where something follows that implies it.
+pub fn ether_type(kind: u16) -> Phrase {
+    vec![payload(LINK_HEADER, ETHER_TYPE, 2, 0), is(&kind.to_be_bytes())]
+}
+
+/// `@ll,48,16 BEGINNING`, of the sender's Ethernet address.
+pub fn ether_saddr_begins(beginning: u16) -> Phrase {
+    vec![payload(LINK_HEADER, ETHER_SADDR, 2, 0), is(&beginning.to_be_bytes())]
+}
+
+/// `meta protocol ip`, where frames are of any kind.
+fn protocol_ip() -> Phrase {
+    vec![meta(MetaKey::EtherTypeProtocol, 0), is(&ETH_P_IP.to_be_bytes())]
+}
+
+/// `iif & BITS . ether saddr . ip saddr @SET`
+pub fn iif_ether_ip_saddr_in(bits: u32, set: &Set) -> Phrase {
+    let mut phrase = protocol_ip();
+    phrase.extend([
+        meta(MetaKey::Iif, 0),
+        mask(bits),
+        payload(LINK_HEADER, ETHER_SADDR, 6, 1),
+        payload(NETWORK_HEADER, SADDR, 4, 3),
+        lookup(set),
+    ]);
+    phrase
+}
+
+/// `ip daddr @SET`, of a frame.
+pub fn bridged_daddr_in(set: &Set) -> Phrase {
+    let mut phrase = protocol_ip();
+    phrase.extend([payload(NETWORK_HEADER, DADDR, 4, 0), lookup(set)]);
+    phrase
+}
+
+/// `arp htype 1 arp ptype ip arp hlen 6 arp plen 4`
+pub fn arp_over_ethernet() -> Phrase {
+    let (types, lengths) = ARP_ETHER_IP;
+    let mut phrase = ether_type(ETH_P_ARP);
+    phrase.extend([payload(NETWORK_HEADER, 0, 4, 0), is(&types)]);
+    phrase.extend([payload(NETWORK_HEADER, 4, 2, 0), is(&lengths)]);
+    phrase
+}
+
+/// `iif & BITS . ether saddr . arp saddr ip @SET iif & BITS . arp saddr ether . arp saddr ip @SET`
+pub fn iif_ether_arp_saddr_in(bits: u32, set: &Set) -> Phrase {
+    let triple = |base, offset| {
+        [
+            meta(MetaKey::Iif, 0),
+            mask(bits),
+            payload(base, offset, 6, 1),
+            payload(NETWORK_HEADER, ARP_SADDR_IP, 4, 3),
+            lookup(set),
+        ]
+    };
+    [triple(LINK_HEADER, ETHER_SADDR), triple(NETWORK_HEADER, ARP_SADDR_ETHER)].concat()
+}
+
+/// `udp sport PORT`
+pub fn sport(port: u16) -> Phrase {
+    let mut phrase = l4proto_udp();
+    phrase.extend([payload(TRANSPORT_HEADER, SPORT, 2, 0), is(&port.to_be_bytes())]);
+    phrase
+}
+
+/// `icmp type echo-request`
+pub fn echo_request() -> Phrase {
+    let mut phrase = is_ipv4();
+    phrase.extend([
+        meta(MetaKey::L4Proto, 0),
+        is(&[ICMP]),
+        payload(TRANSPORT_HEADER, ICMP_TYPE, 1, 0),
+        is(&[ICMP_ECHO_REQUEST]),
+    ]);
+    phrase
+}
+
+/// `meta l4proto . ip daddr . th dport @SET`
+pub fn l4proto_daddr_dport_in(set: &Set) -> Phrase {
+    let mut phrase = l4proto_daddr_dport();
+    phrase.push(lookup(set));
+    phrase
+}
+
 /// `meta iifkind "bridge"`
 pub fn iifkind_bridge() -> Phrase {
     let mut kind = [0; 16];
@@ -271,15 +404,26 @@ pub fn daddr_loopback() -> Phrase {
 
 /// `fib daddr type local`
 pub fn fib_daddr_local() -> Phrase {
+    const NFTA_FIB_F_DADDR: u32 = 1 << 1;
+    fib_type_local(NFTA_FIB_F_DADDR)
+}
+
+/// `fib daddr . iif type local`: the address is of the interface that the packet came by.
+pub fn fib_daddr_iif_local() -> Phrase {
+    const NFTA_FIB_F_DADDR: u32 = 1 << 1;
+    const NFTA_FIB_F_IIF: u32 = 1 << 3;
+    fib_type_local(NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF)
+}
+
+fn fib_type_local(flags: u32) -> Phrase {
     const NFTA_FIB_DREG: u16 = 1;
     const NFTA_FIB_RESULT: u16 = 2;
     const NFTA_FIB_FLAGS: u16 = 3;
     const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
-    const NFTA_FIB_F_DADDR: u32 = 2;
     let attributes = [
         (NFTA_FIB_DREG, register(0).into()),
         (NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE),
-        (NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR),
+        (NFTA_FIB_FLAGS, flags),
     ];
     vec![other("fib", &attributes), is(&RTN_LOCAL.to_ne_bytes())]
 }
@@ -343,13 +487,18 @@ pub fn dnat_by_port(map: &Set) -> Phrase {
 
 /// `dnat ip to meta l4proto . ip daddr . th dport map @MAP`
 pub fn dnat_by_address_and_port(map: &Set) -> Phrase {
+    let mut phrase = l4proto_daddr_dport();
+    phrase.extend(dnat(map));
+    phrase
+}
+
+fn l4proto_daddr_dport() -> Phrase {
     let mut phrase = is_ipv4();
     phrase.extend([
         meta(MetaKey::L4Proto, 0),
         payload(NETWORK_HEADER, DADDR, 4, 1),
         payload(TRANSPORT_HEADER, DPORT, 2, 2),
     ]);
-    phrase.extend(dnat(map));
     phrase
 }
 

@@ -37,8 +37,9 @@ fn a_container_gets_an_address_a_default_route_and_the_gateway_answers() {
 }
 
 #[test]
-fn containers_reach_each_other_whoever_started_them() {
-    let world = World::with_policy(&format!("{ALICE}[[allow]]\nuser = \"bob\"\n"));
+fn containers_that_nobody_keeps_apart_reach_each_other_whoever_started_them() {
+    let none = "[network]\nisolation = \"none\"\n";
+    let world = World::with_policy(&format!("{none}{ALICE}[[allow]]\nuser = \"bob\"\n"));
     let first = world.alice().attached();
     let second = world.alice().attached();
     let third = world.bob().attached();

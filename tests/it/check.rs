@@ -86,12 +86,15 @@ fn it_says_what_the_policy_grants_and_what_is_there() {
         "ip_forward is 0",
         "told of 192.0.2.53",
     ]);
-    says(&["brg0 is up, with 10.10.10.1/24", "table inet netsetgo is complete, forwarding is for"]);
+    says(&[
+        "brg0 is up, with 10.10.10.1/24",
+        "the tables netsetgo are complete, forwarding is for",
+    ]);
     world.sh("nft flush ruleset");
-    says(&["table inet netsetgo is missing or incomplete"]);
+    says(&["the tables netsetgo are missing or incomplete"]);
     world.sh("echo 1 >/proc/sys/net/ipv4/ip_forward; ip link set brg0 down");
     says(&["brg0 is half made"]);
-    says(&["brg0 is up", "table inet netsetgo is complete, the host is a router"]);
+    says(&["brg0 is up", "the tables netsetgo are complete, the host is a router"]);
     world.policy(&format!("{COMPLETE}links = 3\npublish = [\"80\", \"8000-8999\"]\n"));
     says(&["may have 3 containers", "host ports 80 8000-8999"]);
 }
@@ -106,7 +109,7 @@ fn after_the_trial_nothing_is_left_but_the_bridge_and_the_table() {
         assert!(no_helper_is_left(&world));
     }
     assert_eq!(world.sh("ip -brief link").lines().count(), 2);
-    assert_eq!(world.sh("nft list tables"), "table inet netsetgo\n");
+    assert_eq!(world.sh("nft list tables"), "table inet netsetgo\ntable bridge netsetgo\n");
     world.has_its_bridge();
     world.unchanged(|| ready(&alice, &[]));
     // The one container that she may have is still to come.

@@ -7,6 +7,7 @@ mod internet;
 mod outcome;
 mod trace;
 mod user;
+mod wire;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ pub(crate) use internet::{Conversation, HOST, REMOTE, Remote};
 pub(crate) use outcome::Outcome;
 pub(crate) use trace::{Frozen, Part, Stage, Trace, stages};
 pub(crate) use user::{Container, User};
+pub(crate) use wire::{BROADCAST, Frame, Mac, mac_of};
 
 /// Where programs are looked for in a world, the helper first.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";

@@ -1,0 +1,81 @@
+//! What spares a look at every rule. The kernel counts the transactions on its ruleset, whoever's they
+//! are. A run that has seen the tables to be whole writes down under which number it has seen them so;
+//! as long as that is the present one, nobody has changed anything, and no other run has to look.
+//!
+//! The note is an element of a set, and made by a transaction, which begins a new generation: it says
+//! the next number, and counts only if nothing came between the look and the note. Notes of the past
+//! are not taken out but left to expire: whoever deletes from the ruleset waits, when he closes his
+//! socket, until all processors have seen it (`nft_rcv_nl_event`, some 10 ms).
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::rules::{SEEN, VERSION};
+use crate::error::{Failed, Result};
+use crate::host::forwarding::Forwarding;
+use crate::nftables::{Batch, Element};
+use crate::policy::Grant;
+
+/// Numbers begin anew when the host is started, and an administrator may load what he has saved.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// That the tables are whole under a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) struct Seal {
+    /// Its number.
+    pub(super) generation: u32,
+    /// What they are to be like, and since when the kernel counts.
+    pub(super) of: u64,
+    /// Whether it is written down.
+    pub(super) written: bool,
+}
+
+impl Seal {
+    /// The one that there is, if the tables are what `grant` and `forwarding` want, under this
+    /// generation.
+    ///
+    /// # Errors
+    /// [`Failed::File`].
+    pub(super) fn of(generation: u32, grant: &Grant, forwarding: Forwarding) -> Result<Seal> {
+        let boot = fs::read(BOOT_ID).map_err(|error| Failed::File(BOOT_ID.into(), error))?;
+        let Grant { bridge, address, nat, dns, isolation, host_access, .. } = grant;
+        let wanted = (bridge.as_str(), address, nat, dns, isolation, host_access);
+        let mut hasher = DefaultHasher::new();
+        (VERSION, boot, wanted, forwarding).hash(&mut hasher);
+        Ok(Seal { generation, of: hasher.finish(), written: false })
+    }
+
+    /// The one after a transaction that leaves the tables whole, if it was carried out under this
+    /// one's generation.
+    pub(in crate::host) fn after(self, generation: u32) -> Option<Seal> {
+        // 0 is left out (`nf_tables_commit`, `net/netfilter/nf_tables_api.c`).
+        let next = self.generation.checked_add(1).unwrap_or(1);
+        (self.generation == generation).then_some(Seal { generation: next, ..self })
+    }
+
+    /// It as a key of the set.
+    pub(super) fn key(self) -> Vec<u8> {
+        [&self.generation.to_ne_bytes()[..], &self.of.to_ne_bytes()].concat()
+    }
+
+    /// Has a transaction take it along, if it is written down.
+    pub(in crate::host) fn take_along(self, batch: &mut Batch) {
+        if self.written {
+            batch.add(&SEEN, &[Element::key(self.key())]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_is_of_the_generation_after_the_one_that_was_looked_at() {
+        let seal = Seal { generation: 7, of: 9, written: true };
+        assert_eq!(seal.after(7).map(|seal| seal.generation), Some(8));
+        assert_eq!(seal.after(8), None);
+        let last = Seal { generation: u32::MAX, ..seal };
+        assert_eq!(last.after(u32::MAX).map(|seal| seal.generation), Some(1));
+    }
+}

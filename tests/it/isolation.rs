@@ -1,0 +1,396 @@
+//! Which containers reach which others, and what of the host they reach.
+
+use crate::publish::published;
+use crate::world::{BROADCAST, Container, Frame, HOST, REMOTE, User, World, mac_of};
+
+/// The bridge's address.
+const BRIDGE: &str = "10.10.10.1";
+
+/// A policy for alice and bob, with these lines about the network.
+fn policy(network: &str) -> String {
+    let allow = |user| format!("[[allow]]\nuser = \"{user}\"\npublish = [\"8000-8999\"]\n");
+    format!("[network]\n{network}\n{}", ["alice", "bob"].map(allow).concat())
+}
+
+fn world(network: &str) -> World {
+    World::with_policy(&policy(network))
+}
+
+/// Whether the firewall of what is routed sees what is bridged.
+fn nf_call(world: &World, switch: u8) {
+    world.sh(&format!("echo {switch} >/proc/sys/net/bridge/bridge-nf-call-iptables"));
+}
+
+/// A container that serves at port 80.
+#[track_caller]
+fn server<'w>(user: &User<'w>) -> Container<'w> {
+    let pod = user.attached();
+    pod.inside().serves("pod", "80");
+    pod
+}
+
+/// Whether a container reaches an address: by TCP, UDP and ICMP, of which all have to agree.
+#[track_caller]
+fn reaches(from: &Container<'_>, address: &str) -> bool {
+    let inside = from.inside();
+    let ping = inside.sh(&format!("exec busybox ping -c 1 -W 2 {address} >/dev/null 2>&1"));
+    let ways = [
+        inside.asks("tcp", address, 80) != "nothing",
+        inside.asks("udp", address, 80) != "nothing",
+        ping.status == 0,
+    ];
+    assert!(ways.iter().all(|way| *way == ways[0]), "{address}: {ways:?}");
+    ways[0]
+}
+
+/// Of alice's first container, whether it reaches her second and bob's, and bob's hers.
+#[track_caller]
+fn who_reaches_whom(pods: &[Container<'_>]) -> [bool; 3] {
+    [
+        reaches(&pods[0], "10.10.10.3"),
+        reaches(&pods[0], "10.10.10.4"),
+        reaches(&pods[2], "10.10.10.2"),
+    ]
+}
+
+fn three<'w>(world: &'w World) -> Vec<Container<'w>> {
+    vec![server(&world.alice()), server(&world.alice()), server(&world.bob())]
+}
+
+#[test]
+fn containers_reach_those_that_the_policy_lets_them_reach() {
+    for (isolation, reached) in [
+        ("", [true, false, false]),
+        ("isolation = \"user\"", [true, false, false]),
+        ("isolation = \"container\"", [false; 3]),
+        ("isolation = \"none\"", [true; 3]),
+    ] {
+        for nat in ["", "nat = false\n"] {
+            let world = world(&format!("{nat}{isolation}"));
+            let pods = three(&world);
+            for switch in [0, 1] {
+                nf_call(&world, switch);
+                assert_eq!(who_reaches_whom(&pods), reached, "{nat}{isolation}, {switch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_for_another_users_container_is_not_heard_by_it() {
+    for (isolation, heard) in [("user", false), ("none", true)] {
+        let world = world(&format!("isolation = \"{isolation}\""));
+        let (pod, own, other) =
+            (world.alice().attached(), world.alice().attached(), world.bob().attached());
+        let (mac, address) = (mac_of("10.10.10.2"), "10.10.10.2");
+        let theirs = mac_of("10.10.10.4");
+        let frames = [
+            Frame::arp(BROADCAST, mac, 1, (mac, address), "10.10.10.4"),
+            Frame::arp(theirs, mac, 2, (mac, address), "10.10.10.4"),
+            Frame::udp(BROADCAST, mac, address, "10.10.10.255", 7777),
+            Frame::udp([1, 0, 0x5e, 0, 0, 0xfb], mac, address, "224.0.0.251", 7777),
+            Frame::udp([1, 0x80, 0xc2, 0, 0, 0x0e], mac, address, "10.10.10.4", 7777),
+            Frame::udp(theirs, mac, address, "10.10.10.4", 7777),
+        ];
+        let last = Frame::udp(mac_of("10.10.10.3"), mac, address, "10.10.10.3", 7777);
+        let ears = [own.inside().listens("veth1"), other.inside().listens("veth1")];
+        pod.sends(&frames, &last);
+        let [hers, his] = ears.map(|ear| ear.everything());
+        assert_eq!(hers, ["0", "2", "3", "4", "last"]);
+        assert_eq!(his == ["0", "1", "2", "3", "4", "5"], heard, "{isolation}: {his:?}");
+        assert!(heard || his.is_empty(), "{his:?}");
+    }
+}
+
+#[test]
+fn the_host_is_no_way_round() {
+    for isolation in ["user", "container"] {
+        for nat in [true, false] {
+            let world = world(&format!("isolation = \"{isolation}\"\nnat = {nat}"));
+            let (pod, other) = (server(&world.alice()), server(&world.bob()));
+            world.sh("echo 1 >/proc/sys/net/ipv4/ip_forward
+                      for each in all brg0; do echo 0 >/proc/sys/net/ipv4/conf/$each/send_redirects; done");
+            pod.sh("ip route add 10.10.10.3/32 via 10.10.10.1");
+            other.sh("ip route add 10.10.10.2/32 via 10.10.10.1");
+            for switch in [0, 1] {
+                nf_call(&world, switch);
+                assert!(!reaches(&pod, "10.10.10.3"), "{isolation}, {nat}, {switch}");
+            }
+            // It was the rule against that.
+            world.sh("handle=$(nft -a list chain bridge netsetgo sent_ipv4 |
+                          sed -n 's/.*by way of the host.*handle //p')
+                      nft delete rule bridge netsetgo sent_ipv4 handle $handle");
+            for switch in [0, 1] {
+                nf_call(&world, switch);
+                assert!(reaches(&pod, "10.10.10.3"), "{isolation}, {nat}, {switch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn published_ports_are_reached_whoever_is_kept_from_whom() {
+    for isolation in ["user", "container", "none"] {
+        let world = world(&format!("isolation = \"{isolation}\""));
+        let remote = world.internet();
+        let pod = published(&world.alice(), "-publish 8080:80 -publish 8080:80/udp");
+        pod.inside().serves("pod", "80");
+        let (own, other) = (world.alice().attached(), world.bob().attached());
+        for switch in [0, 1] {
+            nf_call(&world, switch);
+            for protocol in ["tcp", "udp"] {
+                for address in [BRIDGE, HOST] {
+                    for from in [&pod, &own, &other] {
+                        let heard = from.inside().asks(protocol, address, 8080);
+                        assert!(
+                            heard.starts_with("pod "),
+                            "{isolation} {switch} {address}: {heard}"
+                        );
+                    }
+                }
+                assert_eq!(remote.user().asks(protocol, HOST, 8080), "pod 192.0.2.9");
+                let held = other.inside().holds(protocol, BRIDGE, 8080).again();
+                assert!(held.starts_with("pod "), "{held}");
+                // Nor is there another way because of this one.
+                let direct = other.inside().asks(protocol, "10.10.10.2", 80);
+                assert_eq!(direct != "nothing", isolation == "none", "{isolation} {switch}");
+            }
+        }
+        // Also where the host does not know yet where to send it.
+        world.sh("ip neigh flush dev brg0");
+        assert!(other.inside().asks("tcp", BRIDGE, 8080).starts_with("pod "));
+    }
+}
+
+#[test]
+fn a_policy_that_is_changed_holds_for_all_from_the_next_attach_on() {
+    let world = world("");
+    let pods = three(&world);
+    for (isolation, reached) in [
+        ("none", [true; 3]),
+        ("container", [false; 3]),
+        ("user", [true, false, false]),
+        ("none", [true; 3]),
+        ("user", [true, false, false]),
+    ] {
+        world.policy(&policy(&format!("isolation = \"{isolation}\"")));
+        world.bob().netsetgo(format!("-pid {}", pods[2])).done();
+        assert_eq!(who_reaches_whom(&pods), reached, "{isolation}");
+    }
+    // Or by the administrator's hand.
+    world.policy(&policy("isolation = \"container\""));
+    world.root().netsetgo("-prune").done();
+    assert_eq!(who_reaches_whom(&pods), [false; 3]);
+}
+
+#[test]
+fn containers_of_one_user_reach_each_other_whoever_healed_the_firewall() {
+    let world = world("");
+    let pods = three(&world);
+    for harm in [
+        "nft flush ruleset",
+        "nft delete table bridge netsetgo",
+        "nft flush set bridge netsetgo users",
+        "nft flush chain bridge netsetgo passed_on",
+        "nft flush set bridge netsetgo addresses",
+        "nft add element bridge netsetgo addresses '{ 10.10.10.1 }'",
+        "nft flush set bridge netsetgo leases",
+        "nft insert rule bridge netsetgo sent accept",
+        "nft flush set inet netsetgo bridges",
+        "nft flush chain inet netsetgo for_host",
+        "nft add table bridge netsetgo '{ flags dormant; }'",
+        "nft 'delete table bridge netsetgo; add table bridge netsetgo
+              add set bridge netsetgo leases { type mark; }'",
+        "nft 'delete table bridge netsetgo; add table bridge netsetgo
+              add chain bridge netsetgo sent { type filter hook input priority 7; }'",
+    ] {
+        let good = world.sh("nft list ruleset");
+        world.sh(harm);
+        world.bob().netsetgo(format!("-pid {}", pods[2])).done();
+        if harm.contains("users") {
+            // Hers come back with hers.
+            world.alice().netsetgo(format!("-pid {}", pods[0])).done();
+        }
+        assert_eq!(who_reaches_whom(&pods), [true, false, false], "{harm}");
+        let text = |text: &str| -> Vec<String> {
+            text.lines().filter(|line| !line.starts_with("\tcomment")).map(str::to_owned).collect()
+        };
+        let (mut before, mut after) = (text(&good), text(&world.sh("nft list ruleset")));
+        before.sort();
+        after.sort();
+        assert_eq!(after, before, "{harm}");
+    }
+}
+
+#[test]
+fn a_user_is_put_into_the_firewall_once() {
+    let world = world("");
+    let users = || world.sh("nft list set bridge netsetgo users").matches("-*\" . \"").count();
+    world.alice().attached();
+    assert_eq!(users(), 1);
+    world.alice().attached();
+    world.bob().attached();
+    assert_eq!(users(), 2);
+    let before = world.sh("nft list ruleset");
+    world.bob().attached();
+    world.alice().attached();
+    assert_eq!(world.sh("nft list ruleset"), before);
+}
+
+#[test]
+fn roots_containers_are_those_of_a_user_too() {
+    let world = world("");
+    let attached = |options: &str| {
+        let pod = world.root().container();
+        world.root().netsetgo(format!("-pid {pod} {options}")).done();
+        pod.inside().serves("pod", "80");
+        pod
+    };
+    let (first, second) = (attached(""), attached(""));
+    let hers = server(&world.alice());
+    // One that he has named otherwise is nobody's: not hers, and not of his others.
+    let named = attached("-vethNamePrefix tower -ifname veth1");
+    assert_eq!(world.leases().len() + 1, 4);
+    let told = [
+        reaches(&first, "10.10.10.3"),
+        reaches(&second, "10.10.10.2"),
+        reaches(&first, "10.10.10.4"),
+        reaches(&hers, "10.10.10.2"),
+        reaches(&named, "10.10.10.2"),
+        reaches(&first, "10.10.10.5"),
+        reaches(&hers, "10.10.10.5"),
+    ];
+    assert_eq!(told, [true, true, false, false, false, false, false]);
+}
+
+#[test]
+fn users_whose_numbers_begin_alike_are_not_the_same() {
+    let world =
+        World::with_policy("[[allow]]\nuid = 1000\n[[allow]]\nuid = 10000\n[[allow]]\nuid = 100\n");
+    let pods = ["1000", "10000", "100"].map(|uid| server(&world.user(uid)));
+    for pod in &pods {
+        for address in ["10.10.10.2", "10.10.10.3", "10.10.10.4"] {
+            let own = pod.address() == format!("{address}/24");
+            if !own {
+                assert!(!reaches(pod, address), "{} {address}", pod.address());
+            }
+        }
+    }
+}
+
+/// What a container gets of the host: by TCP and UDP of a service on all its addresses, and with ping,
+/// at the bridge's address and at another one.
+#[track_caller]
+fn of_the_host(pod: &Container<'_>) -> [bool; 6] {
+    let inside = pod.inside();
+    let of = |address: &str| {
+        let ping = inside.sh(&format!("exec busybox ping -c 1 -W 2 {address} >/dev/null 2>&1"));
+        [
+            inside.asks("tcp", address, 9) != "nothing",
+            inside.asks("udp", address, 9) != "nothing",
+            ping.status == 0,
+        ]
+    };
+    let ([a, b, c], [d, e, f]) = (of(BRIDGE), of(HOST));
+    [a, b, c, d, e, f]
+}
+
+const PING_ALONE: [bool; 6] = [false, false, true, false, false, false];
+
+#[test]
+fn of_the_host_a_container_reaches_ping_and_published_ports() {
+    for (network, reached) in [
+        ("", PING_ALONE),
+        ("host_access = \"published\"", PING_ALONE),
+        ("nat = false", PING_ALONE),
+        ("host_access = \"all\"", [true; 6]),
+        ("host_access = \"all\"\nnat = false", [true; 6]),
+    ] {
+        let world = world(network);
+        let remote = world.internet();
+        world.root().serves("host", "9 53");
+        remote.user().serves("remote", "7");
+        let pod = server(&world.alice());
+        for switch in [0, 1] {
+            nf_call(&world, switch);
+            assert_eq!(of_the_host(&pod), reached, "{network}, {switch}");
+            // Whatever the host itself begins is answered.
+            for protocol in ["tcp", "udp"] {
+                assert_eq!(world.root().asks(protocol, "10.10.10.2", 80), "pod 10.10.10.1");
+            }
+            world.sh("busybox ping -c 1 -W 10 10.10.10.2 >/dev/null");
+            // Others reach the host as before.
+            assert_eq!(remote.user().asks("tcp", HOST, 9), "host 192.0.2.9");
+            // And it is not the way out that this is about.
+            let out = pod.inside().asks("tcp", REMOTE, 7);
+            assert_eq!(out != "nothing", !network.contains("nat"), "{network}: {out}");
+        }
+        let name_service = [BRIDGE, HOST].map(|address| pod.inside().asks("udp", address, 53));
+        assert_eq!(name_service.iter().all(|told| told == "nothing"), reached == PING_ALONE);
+    }
+}
+
+#[test]
+fn a_name_server_that_the_policy_names_is_reached_though_it_is_the_host() {
+    let world = world(&format!("dns = [\"{BRIDGE}\", \"9.9.9.9\", \"{BRIDGE}\"]"));
+    let _remote = world.internet();
+    world.root().serves("host", "9 53");
+    let pod = world.alice().attached();
+    let asks = |address: &str, port| {
+        ["tcp", "udp"].map(|protocol| pod.inside().asks(protocol, address, port) != "nothing")
+    };
+    assert_eq!(
+        (asks(BRIDGE, 53), asks(BRIDGE, 9), asks(HOST, 53)),
+        ([true; 2], [false; 2], [false; 2])
+    );
+    let before = world.sh("nft list ruleset");
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(world.sh("nft list ruleset"), before);
+    // One that it no longer names is not.
+    world.policy(&policy(""));
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(asks(BRIDGE, 53), [false; 2]);
+}
+
+#[test]
+fn hosts_of_an_administrators_lan_reach_the_host_by_the_containers_bridge() {
+    let world = world("");
+    world.sh(
+        "ip link add brg0 type bridge; ip address add 10.10.10.1/24 dev brg0; ip link set brg0 up",
+    );
+    let lan = world.neighbour("lan0", "172.16.9.1", "10.10.10.200");
+    world.sh("ip address flush dev lan0; ip link set lan0 master brg0");
+    world.root().serves("host", "9");
+    let pod = server(&world.alice());
+    for switch in [0, 1] {
+        nf_call(&world, switch);
+        assert_eq!(lan.user().asks("tcp", BRIDGE, 9), "host 10.10.10.200");
+        assert_eq!(lan.user().asks("udp", "10.10.10.2", 80), "pod 10.10.10.200");
+        assert_eq!(pod.inside().asks("tcp", BRIDGE, 9), "nothing");
+    }
+}
+
+#[test]
+fn without_nat_any_more_what_protects_the_host_stays() {
+    let world = world("");
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let pod = published(&world.alice(), "-publish 8080:80");
+    pod.inside().serves("pod", "80");
+    let before = world.sh("nft list ruleset");
+    world.policy(&policy("nat = false"));
+    let other = world.alice().attached();
+    assert_eq!(world.sh("nft list ruleset"), before);
+    assert_eq!(remote.user().asks("tcp", HOST, 8080), "pod 192.0.2.9");
+    assert_eq!(other.inside().asks("tcp", REMOTE, 7), "remote 192.0.2.1");
+    // And with it again there is all that there was.
+    world.sh("nft flush ruleset");
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    assert!(!world.sh("nft list ruleset").contains("masquerade"));
+    world.policy(&policy(""));
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(other.inside().asks("tcp", REMOTE, 7), "remote 192.0.2.1");
+    let once = world.sh("nft -a list ruleset");
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    assert_eq!(world.sh("nft -a list ruleset"), once, "it is made once");
+}
