@@ -1,6 +1,14 @@
 //! Names of users and groups, from `/etc/passwd` and `/etc/group` themselves: a static binary loads
 //! no name-service module with a capability in hand. Accounts kept elsewhere are given by number.
 
+use std::fs;
+
+/// The text of `/etc/passwd`, or nothing if it cannot be read: to call users by their names.
+pub fn passwd() -> String {
+    // Users write into it what they like (chfn(1)), in whatever encoding.
+    String::from_utf8_lossy(&fs::read("/etc/passwd").unwrap_or_default()).into_owned()
+}
+
 /// The user id of `name` in the text of a `passwd(5)` file.
 pub fn uid_of(name: &str, passwd: &str) -> Option<u32> {
     let entry = passwd.lines().map(fields).find(|entry| entry.first() == Some(&name))?;

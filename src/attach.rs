@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use crate::audit::Trail;
 use crate::caller::{self, Caller};
 use crate::cli::{Attach, Output, Which};
 use crate::container::{Configuration, Inside};
@@ -23,6 +24,16 @@ use crate::target::Target;
 /// # Errors
 /// Any [`crate::error::Error`]; nothing of the wire is left then.
 pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Option<Blocked>> {
+    let trail = Trail::new("attach", caller.uid, Some((which, request)));
+    trail.ends(step_by_step(caller, which, request, &trail))
+}
+
+fn step_by_step(
+    caller: &mut Caller,
+    which: &Which,
+    request: &Attach,
+    trail: &Trail,
+) -> Result<Option<Blocked>> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
     let grant = policy::grant_attach(caller, request)?;
@@ -30,6 +41,7 @@ pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Op
     let target = Target::open(which, caller, &privilege, deadline)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
     // The host is looked at while the child enters. Its refusal goes before whatever is found there.
+    trail.open();
     let mut host = Host::open(&privilege)?;
     let found = look(&mut host, &grant);
     let end = inside.proof(&target)?;
@@ -63,8 +75,13 @@ pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<Op
         Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &mut inside)?,
     };
     let mut published = Published::default();
-    let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge, request, &mut published)
+    let done = trail
+        .begins(&lease)
+        .and_then(|()| {
+            connect(&mut host, &wanted, &mut inside, &lease, &bridge, request, &mut published)
+        })
         .and_then(|blocked| {
+            trail.chose(&published.all);
             match request.output {
                 Output::Nothing => {}
                 Output::Json => {

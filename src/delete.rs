@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use crate::audit::Trail;
 use crate::caller::{self, Caller};
 use crate::cli::{Attach, Which};
 use crate::container::{End, Inside};
@@ -17,6 +18,11 @@ use crate::target::Target;
 /// # Errors
 /// Any [`crate::error::Error`]: whoever may attach a container may do this.
 pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()> {
+    let trail = Trail::new("delete", caller.uid, Some((which, request)));
+    trail.ends(step_by_step(caller, which, request, &trail))
+}
+
+fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
     let grant = policy::grant_attach(caller, request)?;
@@ -36,15 +42,22 @@ pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()
         address: None,
         deadline,
     };
-    match take_out(&mut host, &wanted, end, &mut inside) {
+    match take_out(&mut host, &wanted, end, &mut inside, trail) {
         // Another run was faster, or somebody inside.
         Err(_) if matches!(inside.look(), Ok(None)) => caller::give_up_all(),
         done => done,
     }
 }
 
-fn take_out(host: &mut Host, wanted: &Wanted, end: End, inside: &mut Inside) -> Result<()> {
+fn take_out(
+    host: &mut Host,
+    wanted: &Wanted,
+    end: End,
+    inside: &mut Inside,
+    trail: &Trail,
+) -> Result<()> {
     let lease = lease::find(host, wanted, end)?;
+    trail.begins(&lease)?;
     publish::withdraw(host, &lease, wanted.target)?;
     caller::give_up_all()?;
     // With the container's own rights.

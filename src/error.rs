@@ -244,7 +244,9 @@ pub enum Failed {
     #[error("this machine is not ready: {0} of the findings above would keep you from attaching")]
     NotReady(usize),
 
-    // The report.
+    // The audit trail, and the report.
+    #[error("writing to the system's log: {0}")]
+    Log(Errno),
     #[error("standard output: {0}")]
     Output(Errno),
 }

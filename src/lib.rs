@@ -5,13 +5,14 @@
 //! [`container`] proves that he may configure it, and does the work inside, [`host`] makes the
 //! bridge and the firewall, takes the lease and publishes ports, [`report`] prints the outcome.
 //! [`attach`] puts the steps together; [`hook`], [`delete`], [`list`], [`check`] and [`prune`] are
-//! what else there is to ask for. The rest serves them: [`address`], [`ports`], [`dns`],
+//! what else there is to ask for. [`audit`] tells the system's log. The rest serves them: [`address`], [`ports`], [`dns`],
 //! [`accounts`], [`netlink`], [`link`] and [`nftables`], [`error`], and [`sys`], the only place with
 //! unsafe code.
 
 pub mod accounts;
 pub mod address;
 pub mod attach;
+pub mod audit;
 pub mod caller;
 pub mod check;
 pub mod cli;

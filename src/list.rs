@@ -64,8 +64,7 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
     let links = leases(&mut netlink)?;
     let used = links.iter().filter(|(_, link)| owner_of(&link.name) == Some(caller.uid)).count();
     let quota = policy::grant(caller).ok().map(|grant| Quota { links: grant.links, used });
-    let users = fs::read("/etc/passwd").unwrap_or_default();
-    let users = String::from_utf8_lossy(&users);
+    let users = accounts::passwd();
     let processes = if links.is_empty() { BTreeMap::new() } else { processes(&mut netlink) };
 
     let mut list = List { leases: Vec::new(), quota };

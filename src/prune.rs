@@ -1,5 +1,6 @@
 //! Mending the firewall, and taking out the published ports of containers that are gone.
 
+use crate::audit::Trail;
 use crate::caller::{self, Caller};
 use crate::error::Result;
 use crate::host::{Host, firewall, publish};
@@ -12,6 +13,10 @@ use crate::policy;
 /// # Errors
 /// Any [`crate::error::Error`].
 pub fn prune(caller: &mut Caller) -> Result<()> {
+    Trail::new("prune", caller.uid, None).ends(mend_and_take_out(caller))
+}
+
+fn mend_and_take_out(caller: &mut Caller) -> Result<()> {
     let privilege = caller.privilege()?;
     let grant = policy::grant(caller)?;
     privilege.give_up(caps::Capability::CAP_SYS_PTRACE)?;

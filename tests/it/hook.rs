@@ -14,7 +14,7 @@ fn created(pid: &Container<'_>, annotations: Value) -> String {
     state("created", "web", json!(pid.pid), annotations)
 }
 
-fn state(status: &str, id: &str, pid: Value, annotations: Value) -> String {
+pub(crate) fn state(status: &str, id: &str, pid: Value, annotations: Value) -> String {
     json!({
         "ociVersion": "1.0.2-dev", "id": id, "status": status, "pid": pid,
         "bundle": "/tmp/bundle", "annotations": annotations,
@@ -28,7 +28,7 @@ fn with(options: &str, state: &str) -> String {
 }
 
 /// Runs the hook with these options and this state.
-fn hook(user: &User<'_>, options: &str, state: &str) -> Outcome {
+pub(crate) fn hook(user: &User<'_>, options: &str, state: &str) -> Outcome {
     user.netsetgo(with(options, state))
 }
 

@@ -10,6 +10,7 @@
 mod advertise;
 mod attach;
 mod attacks;
+mod audit;
 mod caller;
 mod check;
 mod delete;

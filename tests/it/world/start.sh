@@ -14,6 +14,14 @@ chmod 4755 /usr/local/bin/netsetgo
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=755 tmpfs /run
 
+# A /dev of its own, in which there is no syslog: the machine's is not to be told of this host.
+mkdir /run/dev
+mount -t tmpfs -o mode=755 tmpfs /run/dev
+cp -ax /dev/. /run/dev
+rm -f /run/dev/log
+mount --bind /dev/pts /run/dev/pts
+mount --move /run/dev /dev
+
 # An /etc of its own, with what the tools need of the real one.
 mkdir /run/etc
 for needed in alternatives ld.so.cache; do
