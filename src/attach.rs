@@ -74,12 +74,9 @@ fn step_by_step(
         Plan::Keep(lease) => lease,
         Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &mut inside)?,
     };
+    trail.begins(&lease);
     let mut published = Published::default();
-    let done = trail
-        .begins(&lease)
-        .and_then(|()| {
-            connect(&mut host, &wanted, &mut inside, &lease, &bridge, request, &mut published)
-        })
+    let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge, request, &mut published)
         .and_then(|blocked| {
             trail.chose(&published.all);
             match request.output {

@@ -11,7 +11,6 @@
 use std::cell::OnceCell;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket,
 };
@@ -19,7 +18,7 @@ use nix::unistd::getpid;
 
 use crate::accounts;
 use crate::cli::{Attach, Which};
-use crate::error::{Error, Failed, Result};
+use crate::error::{Error, Result};
 use crate::host::lease::Lease;
 use crate::ports::Mapping;
 use crate::report::one_word;
@@ -46,7 +45,7 @@ pub struct Trail<'a> {
     action: &'static str,
     uid: u32,
     of: Option<(&'a Which, &'a Attach)>,
-    log: OnceCell<nix::Result<Log>>,
+    log: OnceCell<Option<Log>>,
 }
 
 /// The system's log, and what to say in each line.
@@ -62,30 +61,22 @@ impl<'a> Trail<'a> {
         Trail { action, uid, of, log: OnceCell::new() }
     }
 
-    /// Gets ready to write, if that has not been done: for when there is time.
+    /// Gets ready to write: while there is time, and before the run has opened what it cannot do
+    /// without. So a limit on files that leaves no room for the log leaves none for the rest.
     pub fn open(&self) {
         let _ = self.log();
     }
 
     /// To be called before the wire lets anything through, or is taken away.
-    ///
-    /// # Errors
-    /// [`Failed::Log`]: a caller who gives the run too little to write with does not go unnoticed.
-    pub fn begins(&self, lease: &Lease) -> Result<()> {
+    pub fn begins(&self, lease: &Lease) {
         let wire = format!(" link={} address={}", lease.host_end, lease.address);
-        match self.write(INFO, self.action, &with_ports(&wire, self.ports())) {
-            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
-                Err(Failed::Log(errno).into())
-            }
-            // Nobody listens, or not fast enough.
-            _ => Ok(()),
-        }
+        self.write(INFO, self.action, &with_ports(&wire, self.ports()));
     }
 
     /// Says which ports have been chosen, if the choice was not the caller's.
     pub fn chose(&self, ports: &[Mapping]) {
         if self.ports().iter().any(|port| port.host_port == 0) {
-            let _ = self.write(INFO, "publish", &with_ports("", ports));
+            self.write(INFO, "publish", &with_ports("", ports));
         }
     }
 
@@ -107,7 +98,7 @@ impl<'a> Trail<'a> {
         let why: Vec<_> = why.split(' ').map(one_word).collect();
         let why: String = why.join(" ").chars().take(LONGEST_REASON).collect();
         let what = format!("{} {how}", self.action);
-        let _ = self.write(NOTICE, &what, &[format!("{asked} reason={why}")]);
+        self.write(NOTICE, &what, &[format!("{asked} reason={why}")]);
         outcome
     }
 
@@ -126,24 +117,23 @@ impl<'a> Trail<'a> {
         format!("{target}{} interface={}", name.unwrap_or_default(), request.container_end)
     }
 
-    fn log(&self) -> nix::Result<&Log> {
+    fn log(&self) -> Option<&Log> {
         let open = || {
-            let about = || format!("{}{}", user(self.uid), self.container());
-            connected().map(|socket| Log { socket, about: about() })
+            let socket = connected().ok()?;
+            Some(Log { socket, about: format!("{}{}", user(self.uid), self.container()) })
         };
-        self.log.get_or_init(open).as_ref().map_err(|errno| *errno)
+        self.log.get_or_init(open).as_ref()
     }
 
-    /// Writes a line for each of `ends`, without waiting for anybody.
-    fn write(&self, severity: u8, what: &str, ends: &[String]) -> nix::Result<()> {
-        let Log { socket, about } = self.log()?;
+    /// Writes a line for each of `ends`, if somebody listens, and without waiting for him.
+    fn write(&self, severity: u8, what: &str, ends: &[String]) {
+        let Some(Log { socket, about }) = self.log() else { return };
         let priority = AUTHPRIV | severity;
         for end in ends {
             // Whoever receives it puts down when (RFC 3164, 4.3): the time zone is unknown here.
             let line = format!("<{priority}>netsetgo[{}]: {what}{about}{end}", getpid());
-            send(socket.as_raw_fd(), line.as_bytes(), MsgFlags::MSG_DONTWAIT)?;
+            let _ = send(socket.as_raw_fd(), line.as_bytes(), MsgFlags::MSG_DONTWAIT);
         }
-        Ok(())
     }
 }
 

@@ -57,7 +57,7 @@ fn take_out(
     trail: &Trail,
 ) -> Result<()> {
     let lease = lease::find(host, wanted, end)?;
-    trail.begins(&lease)?;
+    trail.begins(&lease);
     publish::withdraw(host, &lease, wanted.target)?;
     caller::give_up_all()?;
     // With the container's own rights.

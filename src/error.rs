@@ -244,9 +244,7 @@ pub enum Failed {
     #[error("this machine is not ready: {0} of the findings above would keep you from attaching")]
     NotReady(usize),
 
-    // The audit trail, and the report.
-    #[error("writing to the system's log: {0}")]
-    Log(Errno),
+    // The report.
     #[error("standard output: {0}")]
     Output(Errno),
 }

@@ -7,7 +7,7 @@ use crate::world::{ALICE, Container, Frozen, Stage, Trace, User, World, stages};
 
 /// Lets alice and bob attach. There is an address for every stage of a run, of which there are
 /// hundreds.
-fn alice_and_bob() -> World {
+pub(crate) fn alice_and_bob() -> World {
     World::with_policy(&format!(
         "[network]\naddress = \"10.10.10.1/22\"\n\
          {ALICE}links = 1023\n[[allow]]\nuser = \"bob\"\n"
@@ -16,7 +16,7 @@ fn alice_and_bob() -> World {
 
 /// Starts the helper of `user` once for each of the stages of such a run, and stops it there, with
 /// a target of its own each time.
-fn frozen_everywhere<'w>(
+pub(crate) fn frozen_everywhere<'w>(
     user: &User<'w>,
     mut target: impl FnMut() -> Container<'w>,
 ) -> (Vec<Frozen>, Vec<Container<'w>>) {

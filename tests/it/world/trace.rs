@@ -304,7 +304,7 @@ impl Frozen {
     }
 
     /// Those of its processes that live.
-    fn living(&self) -> impl Iterator<Item = Pid> {
+    pub(crate) fn living(&self) -> impl Iterator<Item = Pid> {
         self.pids.iter().copied().filter(|pid| !["Z", "X", ""].contains(&state(*pid).as_str()))
     }
 
