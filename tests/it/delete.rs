@@ -167,8 +167,8 @@ fn an_interface_that_is_no_wire_of_ours_is_left_alone() {
         "ip link add veth1 type bridge",
         "ip link add veth1 type veth peer name other",
         // With the very indices of bob's wire, and of the one of alice's other container.
-        "ip link add veth1 index 2 type veth peer name other index 1242171906",
-        "ip link add veth1 index 2 type veth peer name other index 1242171907",
+        "ip link add other index 1242171906 type veth peer name veth1",
+        "ip link add other index 1242171907 type veth peer name veth1",
     ] {
         let pod = alice.container();
         pod.sh(made);

@@ -143,9 +143,11 @@ fn an_interface_inside_that_poses_as_ours_is_an_error() {
     let (mac, index) = (seen["address"].as_str().unwrap(), seen["ifindex"].as_u64().unwrap());
     let peer = world.link("ns1000-0")["ifindex"].as_u64().unwrap();
     fake.sh(&format!(
-        "ip link add veth1 index {index} address {mac} type veth peer name ns1000-0 index {peer}
+        "ip link add ns1000-0 index {peer} type veth peer name veth1 address {mac}
          ip link set ns1000-0 up; ip link set veth1 up; ip address add 10.10.10.2/24 dev veth1"
     ));
+    let posed = (fake.link("veth1")["ifindex"].take(), fake.link("ns1000-0")["ifindex"].take());
+    assert_eq!(posed, (index.into(), peer.into()));
     alice.failed(format!("-pid {fake}"), "inside");
     fake.sh("own=$(readlink /proc/self/ns/net); unshare -n sleep infinity >/dev/null 2>&1 &
          while [ $(readlink /proc/$!/ns/net) = $own ]; do sleep 0.01; done

@@ -85,8 +85,12 @@ fn cve_2026_39402_nobody_detaches_anothers_interface_whatever_he_calls_his_own()
     // address and its alias; by the name of bob's container; and by an attach of hers that fails.
     let fake = alice.container();
     fake.sh(&format!(
-        "ip link add veth1 type veth peer name {victim} index {index} address {mac}
-         ip link set {victim} alias web; ip route add blackhole default"
+        "ip link add {victim} index {index} address {mac} type veth peer name veth1
+         ip link set {victim} alias web; own=$(readlink /proc/self/ns/net)
+         unshare -n sleep infinity >/dev/null 2>&1 &
+         while [ $(readlink /proc/$!/ns/net) = $own ]; do sleep 0.01; done
+         ip link set {victim} netns $!
+         ip link add {victim} alias web type bridge; ip route add blackhole default"
     ));
     for name in ["veth1", &victim] {
         alice.failed(format!("-delete -pid {fake} -ifname {name}"), "no wire of yours");
