@@ -101,11 +101,7 @@ impl Host<'_> {
 
     /// Carries a transaction out, one that leaves the firewall whole, if nothing was changed since this
     /// generation; likewise.
-    fn commit(
-        &mut self,
-        mut batch: Batch,
-        generation: u32,
-    ) -> Result<Result<(), netlink::Error>> {
+    fn commit(&mut self, mut batch: Batch, generation: u32) -> Result<Result<(), netlink::Error>> {
         let seal = self.seal.and_then(|seal| seal.after(generation));
         if let Some(seal) = seal {
             seal.take_along(&mut batch);

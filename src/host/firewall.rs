@@ -12,8 +12,8 @@ use std::net::Ipv4Addr;
 use nix::errno::Errno;
 
 use self::rules::{
-    ADDRESSES, BEHIND_HOST, BRIDGED, BRIDGES, CHAINS, LAN, LEASES, NAME_SERVERS, ROUTED, SEEN, SETS,
-    SUBNETS, Setup, USERS, VERSION, WITHIN, rules,
+    ADDRESSES, BEHIND_HOST, BRIDGED, BRIDGES, CHAINS, LAN, LEASES, NAME_SERVERS, ROUTED, SEEN,
+    SETS, SUBNETS, Setup, USERS, VERSION, WITHIN, rules,
 };
 pub use self::rules::{LIVE, LIVE_AT, NAME, PORTS, PORTS_AT, PUBLISHING};
 pub(super) use self::seal::Seal;
@@ -141,10 +141,14 @@ fn make(host: &mut Host, grant: &Grant, found: &Found, newcomer: Option<u32>) ->
     if let Some(setup) = found.to_be {
         return build(host, grant, setup, newcomer);
     }
-    let Some(uid) = newcomer.filter(|_| !found.knows_user) else { return Ok(()) };
+    if found.knows_user || newcomer.is_none() {
+        return Ok(());
+    }
+    // Should somebody have flushed the set, the others miss theirs as well.
+    let users = users(host, newcomer)?.into_iter().map(user).collect::<Vec<_>>();
     let batch = || {
         let mut batch = Batch::default();
-        batch.add(&USERS, &[user(uid)]);
+        batch.add(&USERS, &users);
         batch
     };
     let done = match host.seal {
@@ -226,19 +230,20 @@ fn has_elements(host: &mut Host, grant: &Grant, setup: Setup) -> Result<bool> {
             return Ok(false);
         }
     }
-    if setup.isolation != Isolation::None
-        && !covers(&all_of(host, &ADDRESSES)?, &addresses(Pool::of(grant.address)))
-    {
-        return Ok(false);
-    }
-    Ok(covers(&all_of(host, &SUBNETS)?, &range(grant.address)))
+    let addresses = addresses(Pool::of(grant.address));
+    let subnet = grant.address;
+    let apart = setup.isolation == Isolation::None
+        || covers(&all_of(host, &ADDRESSES)?, &addresses, subnet);
+    Ok(apart && covers(&all_of(host, &SUBNETS)?, &range(subnet), subnet))
 }
 
-/// Whether a set of ranges has these, and no bounds of others in between.
-fn covers(ranges: &[Element], own: &[Element]) -> bool {
+/// Whether a set of ranges has these, and in this subnet no others.
+fn covers(ranges: &[Element], own: &[Element], subnet: Cidr) -> bool {
     let within = |element: &Element| {
-        let after = own.first().is_some_and(|first| element.key > first.key);
-        after && own.last().is_some_and(|last| element.key < last.key)
+        let ip = element.key.first_chunk().copied().map(Ipv4Addr::from);
+        // Where this one begins another may end.
+        let before = element.end && ip == Some(subnet.network());
+        ip.is_some_and(|ip| subnet.contains(ip)) && !before
     };
     own.iter().all(|element| ranges.contains(element))
         && ranges.iter().all(|element| own.contains(element) || !within(element))
@@ -469,13 +474,14 @@ mod tests {
         let ranges = |subnets: &[&str]| -> Vec<Element> {
             subnets.iter().flat_map(|subnet| range(subnet.parse().unwrap())).collect()
         };
-        let subnet = range("10.10.8.1/22".parse().unwrap());
-        assert!(covers(&ranges(&["10.10.8.1/22"]), &subnet));
-        assert!(covers(&ranges(&["10.10.12.1/24", "10.10.8.1/22", "10.10.7.1/24"]), &subnet));
+        let subnet = "10.10.8.1/22".parse().unwrap();
+        let own = range(subnet);
+        assert!(covers(&ranges(&["10.10.8.1/22"]), &own, subnet));
+        assert!(covers(&ranges(&["10.10.12.1/24", "10.10.8.1/22", "10.10.7.1/24"]), &own, subnet));
         for others in
             [&[][..], &["10.10.8.1/24"], &["10.10.0.1/16"], &["10.10.8.1/22", "10.10.9.1/24"]]
         {
-            assert!(!covers(&ranges(others), &subnet), "{others:?}");
+            assert!(!covers(&ranges(others), &own, subnet), "{others:?}");
         }
     }
 }

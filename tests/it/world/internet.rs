@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
+use super::user::Running;
 use super::{Container, User, World};
 
 /// The host's address on the wire to the Internet.
@@ -80,8 +81,12 @@ impl User<'_> {
     /// address that it sees this come from, or "nothing".
     #[track_caller]
     pub(crate) fn asks(&self, protocol: &str, address: &str, port: u16) -> String {
-        let script = peer(self.world, &format!("ask {protocol} {address} {port}"));
-        self.sh(&script).done().trim_end().to_owned()
+        self.starts_asking(protocol, address, port).end().done().trim_end().to_owned()
+    }
+
+    /// The same beside the test.
+    pub(crate) fn starts_asking(&self, protocol: &str, address: &str, port: u16) -> Running {
+        self.start(&peer(self.world, &format!("ask {protocol} {address} {port}")))
     }
 
     /// A connection to a server, which goes on. It has to be answered.
