@@ -26,8 +26,9 @@ use crate::address::IfName;
 use crate::sys;
 
 /// Room for one reply. One of a dump has 32 KiB at most (`netlink_dump`, `net/netlink/af_netlink.c`);
-/// that of one link is as long as its attributes, of which the alternative names can have 64.
-const REPLY: usize = 128 << 10;
+/// that of one link is as long as its attributes, of which the alternative names can have 64. With 128
+/// the allocator would map pages for it, and take them away again, for each socket.
+const REPLY: usize = 96 << 10;
 
 /// The type of a message that nobody sends, for when no object is asked for.
 const NLMSG_NOOP: u16 = 1;

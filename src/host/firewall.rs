@@ -25,7 +25,7 @@ use crate::address::{Cidr, IfName, Mac};
 use crate::error::{Failed, Result};
 use crate::link::{self, By, Kind, Link};
 use crate::netlink;
-use crate::nftables::{Batch, Element, RuleMark, Ruleset, Set};
+use crate::nftables::{Batch, Element, RuleMark, Set};
 use crate::policy::{Grant, HostAccess, Isolation, PREFIXES};
 use crate::ports::Protocol;
 
@@ -47,14 +47,18 @@ pub struct Found {
 /// [`Failed::Firewall`], [`Failed::File`].
 pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
     let forwarding = Forwarding::read()?;
-    let generation = host.ruleset(Ruleset::generation)?.map_err(failed("looking it over"))?;
-    let seal = Seal::of(generation, grant, forwarding)?;
-    let written = host_has(host, &SEEN, seal.key())?;
-    let to_be = if written { None } else { look_over(host, grant, forwarding)? };
-    let knows_user = to_be.is_some()
-        || grant.isolation != Isolation::User
-        || host_has(host, &USERS, user(grant.uid).key)?;
-    host.seal = to_be.is_none().then_some(Seal { written, ..seal });
+    let wanted = seal::wanted(grant, forwarding)?;
+    let (seal, knows_user) = host
+        .ruleset(|ruleset| {
+            let mut seal = Seal::new(ruleset.generation()?, wanted);
+            seal.written = ruleset.element(&SEEN, seal.key())?.is_some();
+            let knows_user = grant.isolation != Isolation::User
+                || ruleset.element(&USERS, user(grant.uid).key)?.is_some();
+            Ok((seal, knows_user))
+        })?
+        .map_err(failed("looking it over"))?;
+    let to_be = if seal.written { None } else { look_over(host, grant, forwarding)? };
+    host.seal = Some(seal).filter(|_| to_be.is_none());
     Ok(Found { forwarding, to_be, knows_user })
 }
 
@@ -95,9 +99,10 @@ pub fn mend(host: &mut Host, grant: &Grant) -> Result<()> {
 /// # Errors
 /// [`Failed::Caller`].
 pub fn seal(host: &mut Host) -> Result<()> {
-    let Some(seal) = host.seal.filter(|seal| !seal.written) else { return Ok(()) };
-    host.seal = Some(Seal { written: true, ..seal });
-    host.commit(Batch::default(), seal.generation).map(drop)
+    let Some(seal) = host.seal.as_mut().filter(|seal| !seal.written) else { return Ok(()) };
+    seal.written = true;
+    let generation = seal.generation;
+    host.commit(Batch::default(), generation).map(drop)
 }
 
 /// Whether a run has seen the tables to be whole, and nothing in their way, and nobody has changed

@@ -24,25 +24,29 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(in crate::host) struct Seal {
     /// Its number.
     pub(super) generation: u32,
-    /// What they are to be like, and since when the kernel counts.
-    pub(super) of: u64,
+    /// What is vouched for.
+    wanted: u64,
     /// Whether it is written down.
     pub(super) written: bool,
 }
 
+/// What is to be vouched for: what `grant` and `forwarding` want, and the boot.
+///
+/// # Errors
+/// [`Failed::File`].
+pub(super) fn wanted(grant: &Grant, forwarding: Forwarding) -> Result<u64> {
+    let boot = fs::read(BOOT_ID).map_err(|error| Failed::File(BOOT_ID.into(), error))?;
+    let Grant { bridge, address, nat, dns, isolation, host_access, .. } = grant;
+    let wanted = (bridge.as_str(), address, nat, dns, isolation, host_access);
+    let mut hasher = DefaultHasher::new();
+    (VERSION, boot, wanted, forwarding).hash(&mut hasher);
+    Ok(hasher.finish())
+}
+
 impl Seal {
-    /// The one that there is, if the tables are what `grant` and `forwarding` want, under this
-    /// generation.
-    ///
-    /// # Errors
-    /// [`Failed::File`].
-    pub(super) fn of(generation: u32, grant: &Grant, forwarding: Forwarding) -> Result<Seal> {
-        let boot = fs::read(BOOT_ID).map_err(|error| Failed::File(BOOT_ID.into(), error))?;
-        let Grant { bridge, address, nat, dns, isolation, host_access, .. } = grant;
-        let wanted = (bridge.as_str(), address, nat, dns, isolation, host_access);
-        let mut hasher = DefaultHasher::new();
-        (VERSION, boot, wanted, forwarding).hash(&mut hasher);
-        Ok(Seal { generation, of: hasher.finish(), written: false })
+    /// That the tables are as is [`wanted`], under this generation.
+    pub(super) fn new(generation: u32, wanted: u64) -> Seal {
+        Seal { generation, wanted, written: false }
     }
 
     /// The one after a transaction that leaves the tables whole, if it was carried out under this
@@ -55,7 +59,7 @@ impl Seal {
 
     /// It as a key of the set.
     pub(super) fn key(self) -> Vec<u8> {
-        [&self.generation.to_ne_bytes()[..], &self.of.to_ne_bytes()].concat()
+        [&self.generation.to_ne_bytes()[..], &self.wanted.to_ne_bytes()].concat()
     }
 
     /// Has a transaction take it along, if it is written down.
@@ -72,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_seal_is_of_the_generation_after_the_one_that_was_looked_at() {
-        let seal = Seal { generation: 7, of: 9, written: true };
+        let seal = Seal::new(7, 9);
         assert_eq!(seal.after(7).map(|seal| seal.generation), Some(8));
         assert_eq!(seal.after(8), None);
         let last = Seal { generation: u32::MAX, ..seal };

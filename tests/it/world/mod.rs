@@ -251,7 +251,9 @@ impl World {
              done",
             containers.join(" ")
         ));
-        seen.lines().map(|line| steady(line) + "\n").collect()
+        // What expires is the firewall's own note that it was seen to be whole.
+        let lasting = seen.lines().filter(|line| !line.contains(" expires "));
+        lasting.map(|line| steady(line) + "\n").collect()
     }
 
     /// Does something that must change nothing, neither on the host nor inside a container.
