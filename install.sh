@@ -132,6 +132,8 @@ policy_text() {
 
 [network]
 #nat = true                 # a way out, behind the host's address; false: none
+#isolation = "user"         # containers reach those of the same user; or "container", "none"
+#host_access = "published"  # of the host they reach published ports; or "all"
 #dns = ["9.9.9.9"]          # the containers' name servers; left out: the host's
 
 ${off}[[allow]]
@@ -181,8 +183,11 @@ restore_host() {
         note "$switches/ip_forward: 0, as before (2 was netsetgo's)"
     fi
     if ! command -v nft >/dev/null; then
-        note 'the firewall table stays until a reboot, as nft is missing (on Debian: nftables)'
+        note 'the firewall tables stay until a reboot, as nft is missing (on Debian: nftables)'
         return
+    fi
+    if nft delete table bridge netsetgo 2>/dev/null; then
+        note 'nftables: table bridge netsetgo'
     fi
     nft list table inet netsetgo &>/dev/null || return 0
     nft list set inet netsetgo bridges | sed -n '/elements = {/,$p' | grep -o '"[^"]*"' | tr -d '"' |

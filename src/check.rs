@@ -174,9 +174,11 @@ fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
         });
     if !grant.nat {
         findings.add(Level::Warn, "way out: nat = false in the policy, so containers have none");
-        return;
     }
     findings.note("firewall", firewall::look(&mut host, grant), |state| (*state).to_owned());
+    if !grant.nat {
+        return;
+    }
     let index = found.and_then(|found| found.index());
     match blocked::way_out(&mut host, grant, index) {
         Ok(Some(blocked)) => findings.add(Level::Warn, format!("other firewalls: {blocked}")),

@@ -210,8 +210,8 @@ pub enum Failed {
 
     // The firewall, and published ports.
     #[error(
-        "the firewall (nftables, table inet netsetgo): {0}: {1}; without a way out, and with \
-         nat = false in the policy, it is not needed"
+        "the firewall (nftables, tables netsetgo of the families inet and bridge): {0}: {1}; \
+         without it nobody is kept from forging, so the kernel has to have nf_tables for both"
     )]
     Firewall(&'static str, netlink::Error),
     #[error("{0:?}: {2}; write {1} there as root, or have nat = false in the policy")]

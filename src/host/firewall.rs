@@ -25,7 +25,7 @@ use crate::address::{Cidr, IfName, Mac};
 use crate::error::{Failed, Result};
 use crate::link::{self, By, Kind, Link};
 use crate::netlink;
-use crate::nftables::{Batch, Element, RuleMark, Set};
+use crate::nftables::{Batch, Element, RuleMark, Ruleset};
 use crate::policy::{Grant, HostAccess, Isolation, PREFIXES};
 use crate::ports::Protocol;
 
@@ -48,16 +48,16 @@ pub struct Found {
 pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
     let forwarding = Forwarding::read()?;
     let wanted = seal::wanted(grant, forwarding)?;
-    let (seal, knows_user) = host
+    let (seal, knows_user, to_be) = host
         .ruleset(|ruleset| {
             let mut seal = Seal::new(ruleset.generation()?, wanted);
             seal.written = ruleset.element(&SEEN, seal.key())?.is_some();
             let knows_user = grant.isolation != Isolation::User
                 || ruleset.element(&USERS, user(grant.uid).key)?.is_some();
-            Ok((seal, knows_user))
+            let to_be = if seal.written { None } else { look_over(ruleset, grant, forwarding)? };
+            Ok((seal, knows_user, to_be))
         })?
         .map_err(failed("looking it over"))?;
-    let to_be = if seal.written { None } else { look_over(host, grant, forwarding)? };
     host.seal = Some(seal).filter(|_| to_be.is_none());
     Ok(Found { forwarding, to_be, knows_user })
 }
@@ -117,7 +117,10 @@ pub fn is_sealed(host: &Host) -> bool {
 /// [`Failed::Firewall`], [`Failed::File`].
 pub fn look(host: &mut Host, grant: &Grant) -> Result<&'static str> {
     let forwarding = Forwarding::read()?;
-    let stands = look_over(host, grant, forwarding)?.is_none();
+    let to_be = host
+        .ruleset(|ruleset| look_over(ruleset, grant, forwarding))?
+        .map_err(failed("looking it over"))?;
+    let stands = to_be.is_none();
     Ok(match (stands, grant.nat, forwarding) {
         (_, true, Forwarding::Off) => {
             "ip_forward is 0; the first attach makes it 2, for containers only"
@@ -134,10 +137,14 @@ pub fn look(host: &mut Host, grant: &Grant) -> Result<&'static str> {
 }
 
 /// Looks at every rule. Gives what the tables are to be made, if they are not as they should be.
-fn look_over(host: &mut Host, grant: &Grant, forwarding: Forwarding) -> Result<Option<Setup>> {
-    let seen = Seen::of(host)?;
+fn look_over(
+    ruleset: &mut Ruleset,
+    grant: &Grant,
+    forwarding: Forwarding,
+) -> Result<Option<Setup>, netlink::Error> {
+    let seen = Seen::of(ruleset)?;
     let setup = seen.setup(grant, forwarding);
-    let stand = seen.has(setup) && has_elements(host, grant, setup)?;
+    let stand = seen.has(setup) && has_elements(ruleset, grant, setup)?;
     Ok((!stand).then_some(setup))
 }
 
@@ -150,7 +157,7 @@ fn make(host: &mut Host, grant: &Grant, found: &Found, newcomer: Option<u32>) ->
         return Ok(());
     }
     // Should somebody have flushed the set, the others miss theirs as well.
-    let users = users(host, newcomer)?.into_iter().map(user).collect::<Vec<_>>();
+    let users: Vec<_> = users(host, newcomer)?.into_iter().map(user).collect();
     let batch = || {
         let mut batch = Batch::default();
         batch.add(&USERS, &users);
@@ -173,13 +180,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(host: &mut Host) -> Result<Seen> {
-        host.ruleset(|ruleset| {
-            let in_force = ruleset.has_table(ROUTED)? && ruleset.has_table(BRIDGED)?;
-            let rules = [ruleset.marks(ROUTED)?, ruleset.marks(BRIDGED)?].concat();
-            Ok(Seen { in_force, rules: by_chain(rules) })
-        })?
-        .map_err(failed("looking it over"))
+    fn of(ruleset: &mut Ruleset) -> Result<Seen, netlink::Error> {
+        let in_force = ruleset.has_table(ROUTED)? && ruleset.has_table(BRIDGED)?;
+        let rules = [ruleset.marks(ROUTED)?, ruleset.marks(BRIDGED)?].concat();
+        Ok(Seen { in_force, rules: by_chain(rules) })
     }
 
     /// Which rules there are to be. What an earlier policy with `nat = true` has brought about stays:
@@ -215,31 +219,33 @@ fn by_chain(mut rules: Vec<RuleMark>) -> Vec<RuleMark> {
 
 /// Whether the sets have what this network needs. They are made as a whole, so of many elements one
 /// tells.
-fn has_elements(host: &mut Host, grant: &Grant, setup: Setup) -> Result<bool> {
-    let one_lease = lease(Pool::of(grant.address).nth(0));
+fn has_elements(
+    ruleset: &mut Ruleset,
+    grant: &Grant,
+    setup: Setup,
+) -> Result<bool, netlink::Error> {
+    let subnet = grant.address;
     let needed = [
         (&BRIDGES, padded(&grant.bridge)),
         (&WITHIN, pair(&grant.bridge)),
-        (&LEASES, one_lease.key),
+        (&LEASES, lease(Pool::of(subnet).nth(0)).key),
     ];
     for (set, key) in needed {
-        if !host_has(host, set, key)? {
+        if ruleset.element(set, key)?.is_none() {
             return Ok(false);
         }
     }
     if setup.host_access == HostAccess::Published {
-        let servers = all_of(host, &NAME_SERVERS)?;
+        let servers = ruleset.elements(&NAME_SERVERS)?;
         let wanted = name_servers(grant);
         // Also those that the policy no longer names.
         if servers.len() != wanted.len() || !wanted.iter().all(|server| servers.contains(server)) {
             return Ok(false);
         }
     }
-    let addresses = addresses(Pool::of(grant.address));
-    let subnet = grant.address;
     let apart = setup.isolation == Isolation::None
-        || covers(&all_of(host, &ADDRESSES)?, &addresses, subnet);
-    Ok(apart && covers(&all_of(host, &SUBNETS)?, &range(subnet), subnet))
+        || covers(&ruleset.elements(&ADDRESSES)?, &addresses(Pool::of(subnet)), subnet);
+    Ok(apart && covers(&ruleset.elements(&SUBNETS)?, &range(subnet), subnet))
 }
 
 /// Whether a set of ranges has these, and in this subnet no others.
@@ -252,15 +258,6 @@ fn covers(ranges: &[Element], own: &[Element], subnet: Cidr) -> bool {
     };
     own.iter().all(|element| ranges.contains(element))
         && ranges.iter().all(|element| own.contains(element) || !within(element))
-}
-
-fn all_of(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
-    host.ruleset(|ruleset| ruleset.elements(set))?.map_err(failed("reading it"))
-}
-
-fn host_has(host: &mut Host, set: &Set, key: Vec<u8>) -> Result<bool> {
-    let element = host.ruleset(|ruleset| ruleset.element(set, key))?;
-    Ok(element.map_err(failed("looking it over"))?.is_some())
 }
 
 /// Makes the tables, or what is missing of them. Published ports stay where they still are.
@@ -351,8 +348,9 @@ fn subnets(host: &mut Host, grant: &Grant) -> Result<Vec<Cidr>> {
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::Netlink`].
 pub(super) fn bridges(host: &mut Host) -> Result<Vec<Link>> {
+    let known = host.ruleset(|ruleset| ruleset.elements(&BRIDGES))?;
     let mut links = Vec::new();
-    for element in all_of(host, &BRIDGES)? {
+    for element in known.map_err(failed("reading it"))? {
         let name: Vec<u8> = element.key.into_iter().take_while(|byte| *byte != 0).collect();
         if let Some(name) = String::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
             links.extend(host.link(By::Name(&name))?);
