@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::nftables::fuzzing::Seen;
+use crate::policy::{HostAccess, Isolation};
 
 /// A rule is about the bridge whatever stands around what says so.
 pub fn check(seen: &Seen) {
@@ -12,6 +13,8 @@ pub fn check(seen: &Seen) {
         mtu: 1500,
         nat: true,
         dns: None,
+        isolation: Isolation::User,
+        host_access: HostAccess::Published,
         uid: 1000,
         links: 1,
         publish: None,

@@ -19,20 +19,20 @@ pub fn look(bytes: &[u8], set: &Set) -> Option<Seen> {
     let (question, rest) = bytes.split_first()?;
     let question = usize::from(question % 8);
     let netlink = kernel(QUESTIONS[question], rest)?;
-    let mut ruleset = Ruleset { netlink: netlink.netlink, table: "netsetgo" };
+    let mut ruleset = Ruleset { netlink: netlink.netlink };
     are_parts(rest);
     user_data(COMMENT, rest);
     let mut seen = Seen::default();
     let done = match question {
         0 => ruleset.generation().map(drop),
-        1 => ruleset.has_table().map(drop),
-        2 => ruleset.rules().map(drop),
+        1 => ruleset.has_table(set.table).map(drop),
+        2 => ruleset.marks(set.table).map(drop),
         3 => ruleset.base_chains().map(drop),
         4 => ruleset.element(set, vec![0; 8]).map(|one| seen.elements.extend(one)),
         5 => ruleset.elements(set).map(|all| seen.elements = all),
         6 => ruleset.rules_of(NFPROTO_IPV4, "filter").map(|all| seen.rules = all),
         _ => {
-            let mut batch = Batch::new("netsetgo");
+            let mut batch = Batch::default();
             batch.add(set, &[Element::key(rest.to_vec())]);
             ruleset.commit(batch, Some(7))
         }
