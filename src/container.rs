@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Cidr, IfName};
 use crate::caller::{self, Caller};
 use crate::error::{Error, Failed, Result};
+use crate::filter;
 use crate::inet;
 use crate::link::{self, By};
 use crate::netlink::{self, Netlink};
@@ -293,6 +294,7 @@ fn child(channel: &OwnedFd, target: &Target, caller: &Caller, end: &IfName) -> O
         let _ = close(descriptor);
     }
     join(target, caller)?;
+    filter::leave_only(&[filter::INSIDE]).ok()?;
     let mut netlink = Netlink::open();
     let mut next = Some(Order::Look);
     while let Some(order) = next {

@@ -157,6 +157,11 @@ pub enum Failed {
     Target(String, Errno),
     #[error("{0}: exited while it was being attached")]
     TargetGone(String),
+    #[error(
+        "the system call filter (seccomp): {0}; a kernel needs CONFIG_SECCOMP_FILTER for it, and \
+         whoever sandboxes this program has to let it call seccomp"
+    )]
+    Filter(Errno),
     #[error("starting the child that works inside the container: {0}{1}")]
     Fork(Errno, &'static str),
     #[error("inside the container: {step}: {errno}{remedy}")]

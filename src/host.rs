@@ -12,6 +12,9 @@ mod overlap;
 mod pool;
 pub mod publish;
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+
 use caps::Capability;
 use nix::errno::Errno;
 
@@ -128,6 +131,15 @@ impl Host<'_> {
             let _ = self.ruleset(|ruleset| conntrack::forget(ruleset.socket(), flows))?;
         }
         Ok(())
+    }
+
+    /// Writes one of the kernel's switches for networks. Whoever has CAP_NET_ADMIN may
+    /// (`net_ctl_permissions`, `net/sysctl_net.c`). The outer result tells of the capability, the inner
+    /// one of the switch.
+    fn set_switch(&self, path: &str, value: &str) -> Result<io::Result<()>> {
+        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
+        let file = OpenOptions::new().write(true).open(path);
+        Ok(file.and_then(|mut file| file.write_all(value.as_bytes())))
     }
 
     /// Runs `change` with CAP_NET_ADMIN in effect. The outer result tells of the capability, the

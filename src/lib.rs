@@ -20,6 +20,7 @@ pub mod container;
 pub mod delete;
 pub mod dns;
 pub mod error;
+pub mod filter;
 #[cfg(fuzzing)]
 #[path = "../tests/fuzz/within/mod.rs"]
 pub mod fuzzing;

@@ -8,6 +8,7 @@ use netsetgo::check::check;
 use netsetgo::cli::{self, Request};
 use netsetgo::delete::delete;
 use netsetgo::error::Result;
+use netsetgo::filter;
 use netsetgo::hook::hook;
 use netsetgo::list::list;
 use netsetgo::prune::prune;
@@ -28,7 +29,9 @@ fn story() -> i32 {
 
 fn run() -> Result<()> {
     let mut caller = become_caller()?;
-    match cli::parse(std::env::args_os().skip(1))? {
+    let request = cli::parse(std::env::args_os().skip(1))?;
+    filter::leave_only(filter::calls_for(&request))?;
+    match request {
         Request::Help => report::print(&cli::help()),
         Request::Version => report::print(cli::version()),
         Request::Attach(which, request) => report::warned(attach(&mut caller, &which, &request)),

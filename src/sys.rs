@@ -85,6 +85,18 @@ pub fn no_new_privs() -> bool {
     unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 }
 }
 
+/// Has the kernel ask `program` what becomes of each system call of this process, from now on and for
+/// good (`seccomp(2)`, by its older name). It takes `no_new_privs`.
+pub fn set_filter(program: &[libc::sock_filter]) -> nix::Result<()> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads `len` instructions, which are there, and keeps a copy; it writes
+    // nothing.
+    let set =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    Errno::result(set).map(drop)
+}
+
 /// Forks. The child has this process's memory, one thread, and the same descriptors.
 pub fn fork() -> nix::Result<ForkResult> {
     // SAFETY: this program never starts a thread, so the child may do whatever the parent may.

@@ -2,8 +2,6 @@
 //! need no lock, and what one left half-made the next completes. It is never deleted, as somebody
 //! else may be joining it at any moment.
 
-use std::fs;
-
 use nix::errno::Errno;
 use nix::libc::{
     IFLA_ADDRESS, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA,
@@ -184,9 +182,7 @@ fn settle(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
 /// A forged router advertisement from a container would take the host's default route.
 fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
     let path = format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra");
-    // Whoever has CAP_NET_ADMIN may write it (net_ctl_permissions, net/sysctl_net.c).
-    let _raised = host.privilege.raise(caps::Capability::CAP_NET_ADMIN)?;
-    Ok(fs::write(&path, "0").map_err(|error| Failed::File(path.into(), error))?)
+    Ok(host.set_switch(&path, "0")?.map_err(|error| Failed::File(path.into(), error))?)
 }
 
 /// Opens the port of the bridge that `lease` is: frames pass from here on. It is born closed (down),

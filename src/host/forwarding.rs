@@ -2,9 +2,6 @@
 //! kernel's documentation).
 
 use std::fs;
-use std::path::PathBuf;
-
-use caps::Capability;
 
 use super::Host;
 use crate::address::IfName;
@@ -52,7 +49,7 @@ impl Forwarding {
     /// # Errors
     /// [`Failed::Sysctl`].
     pub(super) fn switch_on(self, host: &Host) -> Result<()> {
-        if self == Forwarding::Off { write(host, IP_FORWARD.into(), "2") } else { Ok(()) }
+        if self == Forwarding::Off { write(host, IP_FORWARD, "2") } else { Ok(()) }
     }
 }
 
@@ -62,12 +59,10 @@ impl Forwarding {
 /// # Errors
 /// [`Failed::Sysctl`].
 pub(super) fn route_localnet(host: &Host, bridge: &IfName) -> Result<()> {
-    write(host, format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet").into(), "1")
+    write(host, &format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1")
 }
 
-/// Writes a switch of the kernel's. Whoever has CAP_NET_ADMIN may (`net_ctl_permissions`,
-/// `net/sysctl_net.c`).
-fn write(host: &Host, path: PathBuf, value: &str) -> Result<()> {
-    let _raised = host.privilege.raise(Capability::CAP_NET_ADMIN)?;
-    Ok(fs::write(&path, value).map_err(|error| Failed::Sysctl(path, value.to_owned(), error))?)
+fn write(host: &Host, path: &str, value: &str) -> Result<()> {
+    let failed = |error| Failed::Sysctl(path.into(), value.to_owned(), error);
+    Ok(host.set_switch(path, value)?.map_err(failed)?)
 }

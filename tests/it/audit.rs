@@ -174,6 +174,9 @@ fn who_is_refused_what_is_told() {
     );
     // What fails after it was told is told to have failed.
     own.sh("ip link add lan type bridge; ip link set lan up; ip route add default dev lan");
+    // Her first container makes her known to the firewall, whatever becomes of it.
+    alice.attached();
+    log.news(1000);
     alice.failed(format!("-pid {own}"), "default route");
     let [begun, failed] = log.news(1000).try_into().unwrap();
     assert!(begun.starts_with("attach uid=1000 "), "{begun}");

@@ -345,7 +345,7 @@ fn attached_again_it_keeps_its_ports_and_gets_further_ones() {
     let call = "-publish 8080:80 -publish 8080:80/udp -publish 127.0.0.1:8081:80 -publish 0:81";
     let pod = published(&alice, call);
     pod.inside().serves("pod", "80 81 82");
-    let table = || world.sh("nft list table inet netsetgo");
+    let table = || world.ruleset();
     let before = table();
     alice.netsetgo(format!("-pid {pod} {call}")).done();
     alice.netsetgo(format!("-pid {pod}")).done();

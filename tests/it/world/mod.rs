@@ -238,12 +238,18 @@ impl World {
         }
     }
 
+    /// The firewall, as nft lists it, without its own note that it was seen to be whole: that is what
+    /// expires.
+    pub(crate) fn ruleset(&self) -> String {
+        self.sh("nft list ruleset | grep -v ' expires ' || true")
+    }
+
     /// Everything that a run may change, on the host and inside each container that still lives.
     fn snapshot(&self) -> String {
         let containers: Vec<_> = self.containers.borrow().iter().map(u32::to_string).collect();
         let seen = self.sh(&format!(
             "look='ip -d link; ip -4 addr; ip -4 route show table all; ip rule'
-             eval \"$look\"; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; ls /run /tmp /etc
+             eval \"$look\"; cat /proc/sys/net/ipv4/ip_forward; ls /run /tmp /etc
              for pid in {}; do
                  if [ -e /proc/$pid/ns/net ]; then
                      echo container $pid; nsenter -t $pid -n -- sh -c \"$look\"
@@ -251,9 +257,7 @@ impl World {
              done",
             containers.join(" ")
         ));
-        // What expires is the firewall's own note that it was seen to be whole.
-        let lasting = seen.lines().filter(|line| !line.contains(" expires "));
-        lasting.map(|line| steady(line) + "\n").collect()
+        (seen + &self.ruleset()).lines().map(|line| steady(line) + "\n").collect()
     }
 
     /// Does something that must change nothing, neither on the host nor inside a container.
