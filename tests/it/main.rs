@@ -17,6 +17,7 @@ mod check;
 mod delete;
 mod dns;
 mod failed;
+mod filter;
 mod hook;
 mod hostile_environment;
 mod install;

@@ -178,6 +178,38 @@ impl Trace {
         Some(frozen)
     }
 
+    /// Goes on up to where `here` says so, and has that process make another system call than the one
+    /// that it is about to make. Gives what the kernel answers it, or the signal that it dies of.
+    /// Nothing of the run goes on after that.
+    pub(crate) fn make_another(
+        mut self,
+        here: impl FnMut(Stage) -> bool,
+        call: libc::c_long,
+        arguments: [u64; 3],
+    ) -> Result<i64, Signal> {
+        let pid = self.run(here).expect("a run that gets there").pid;
+        let mut registers = ptrace::getregs(pid).unwrap();
+        registers.orig_rax = call.try_into().unwrap();
+        [registers.rdi, registers.rsi, registers.rdx] = arguments;
+        ptrace::setregs(pid, registers).unwrap();
+        let mut answer = None;
+        loop {
+            ptrace::syscall(pid, None).unwrap();
+            match (waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap(), answer) {
+                // Who is to die stops here as well.
+                (WaitStatus::PtraceSyscall(_), None) => {
+                    answer = Some(ptrace::getregs(pid).unwrap().rax.cast_signed());
+                }
+                (WaitStatus::Signaled(_, signal, _), _) => {
+                    self.tracees.0.retain(|tracee| tracee.pid != pid);
+                    return Err(signal);
+                }
+                (_, Some(answer)) => return Ok(answer),
+                (other, None) => panic!("instead of an answer or an end: {other:?}"),
+            }
+        }
+    }
+
     /// Lets everything run from system call to system call, until `here` says stop.
     fn run(&mut self, mut here: impl FnMut(Stage) -> bool) -> Option<Stage> {
         let deadline = Instant::now() + PATIENCE;
