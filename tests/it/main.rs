@@ -33,6 +33,7 @@ mod refused;
 mod runner;
 mod runners;
 mod scale;
+mod seal;
 mod spoofing;
 mod target;
 mod usage;

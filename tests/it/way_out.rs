@@ -21,13 +21,13 @@ fn counted(user: &User<'_>) -> u32 {
 }
 
 /// The host's `ip_forward`.
-fn ip_forward(world: &World) -> String {
+pub(crate) fn ip_forward(world: &World) -> String {
     world.sh("cat /proc/sys/net/ipv4/ip_forward").trim_end().to_owned()
 }
 
 /// The firewall, as nft lists it; not the table's own comment, which stays as it is while the table
 /// does.
-fn firewall(world: &World) -> String {
+pub(crate) fn firewall(world: &World) -> String {
     let text = world
         .sh("(nft list table inet netsetgo; nft list table bridge netsetgo) | grep -v ' expires '");
     text.lines().filter(|line| !line.starts_with("\tcomment ")).collect::<Vec<_>>().join("\n")
@@ -575,7 +575,7 @@ fn two_first_attaches_at_once_make_one_firewall() {
 
 /// A forward chain of somebody else's that drops what it does not know, and lets the rest be as
 /// Docker and many a tutorial have it.
-fn forward_chain(world: &World, family: &str, table: &str, chain: &str) {
+pub(crate) fn forward_chain(world: &World, family: &str, table: &str, chain: &str) {
     world.sh(&format!(
         "nft 'add table {family} {table}
          add chain {family} {table} {chain} {{ type filter hook forward priority 0; policy drop; }}
