@@ -101,7 +101,9 @@ fn step_by_step(
 
 /// Looks at the host. Nothing is changed.
 fn look(host: &mut Host, grant: &Grant) -> Result<(bridge::Found, firewall::Found)> {
-    Ok((bridge::find(host, grant)?, firewall::find(host, grant)?))
+    let bridge = bridge::find(host, grant)?;
+    let firewall = firewall::find(host, grant, bridge.index())?;
+    Ok((bridge, firewall))
 }
 
 /// What the container is told of name service, if that is asked for.

@@ -41,13 +41,14 @@ pub struct Found {
     knows_user: bool,
 }
 
-/// Looks at forwarding and the tables. Nothing is changed.
+/// Looks at forwarding and the tables, `bridge` being the index of the bridge, if it is there. Nothing
+/// is changed.
 ///
 /// # Errors
 /// [`Failed::Firewall`], [`Failed::File`].
-pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
+pub fn find(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<Found> {
     let forwarding = Forwarding::read()?;
-    let wanted = seal::wanted(grant, forwarding)?;
+    let wanted = seal::wanted(grant, bridge, forwarding)?;
     let (seal, knows_user, to_be) = host
         .ruleset(|ruleset| {
             let mut seal = Seal::new(ruleset.generation()?, wanted);
@@ -58,7 +59,8 @@ pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
             Ok((seal, knows_user, to_be))
         })?
         .map_err(failed("looking it over"))?;
-    host.seal = Some(seal).filter(|_| to_be.is_none());
+    // Other firewalls may let a bridge through by its index, which is another when it is made anew.
+    host.seal = Some(seal).filter(|_| to_be.is_none() && bridge.is_some());
     Ok(Found { forwarding, to_be, knows_user })
 }
 
@@ -75,9 +77,10 @@ pub fn complete(host: &mut Host, grant: &Grant, found: Found) -> Result<()> {
 /// Brings the firewall and forwarding about, or makes sure that they are there.
 ///
 /// # Errors
-/// Those of [`find`] and [`complete`].
+/// Those of [`find`] and [`complete`], and [`Failed::Netlink`].
 pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
-    let found = find(host, grant)?;
+    let bridge = host.link(By::Name(&grant.bridge))?;
+    let found = find(host, grant, bridge.map(|link| link.index))?;
     complete(host, grant, found)
 }
 
@@ -86,10 +89,8 @@ pub fn ensure(host: &mut Host, grant: &Grant) -> Result<()> {
 /// # Errors
 /// As [`ensure`].
 pub fn mend(host: &mut Host, grant: &Grant) -> Result<()> {
-    if host.link(By::Name(&grant.bridge))?.is_none() {
-        return Ok(());
-    }
-    let found = find(host, grant)?;
+    let Some(bridge) = host.link(By::Name(&grant.bridge))? else { return Ok(()) };
+    let found = find(host, grant, Some(bridge.index))?;
     make(host, grant, &found, None)
 }
 

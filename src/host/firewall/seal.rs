@@ -30,16 +30,17 @@ pub(in crate::host) struct Seal {
     pub(super) written: bool,
 }
 
-/// What is to be vouched for: what `grant` and `forwarding` want, and the boot.
+/// What is to be vouched for: what `grant` and `forwarding` want, that nothing is in the way of the
+/// bridge with this index, and the boot.
 ///
 /// # Errors
 /// [`Failed::File`].
-pub(super) fn wanted(grant: &Grant, forwarding: Forwarding) -> Result<u64> {
+pub(super) fn wanted(grant: &Grant, bridge: Option<u32>, forwarding: Forwarding) -> Result<u64> {
     let boot = fs::read(BOOT_ID).map_err(|error| Failed::File(BOOT_ID.into(), error))?;
-    let Grant { bridge, address, nat, dns, isolation, host_access, .. } = grant;
-    let wanted = (bridge.as_str(), address, nat, dns, isolation, host_access);
+    let Grant { bridge: name, address, nat, dns, isolation, host_access, .. } = grant;
+    let wanted = (name.as_str(), address, nat, dns, isolation, host_access);
     let mut hasher = DefaultHasher::new();
-    (VERSION, boot, wanted, forwarding).hash(&mut hasher);
+    (VERSION, boot, wanted, bridge, forwarding).hash(&mut hasher);
     Ok(hasher.finish())
 }
 
