@@ -406,7 +406,7 @@ fn a_seal_that_has_expired_is_none() {
     let world = World::new();
     let alice = world.alice();
     let pod = under_seal(&alice);
-    assert!(world.sh("nft list set inet netsetgo seen").contains("timeout 1h"));
+    assert!(world.sh("nft list set inet netsetgo seen").contains("timeout 5m"));
     let (generation, of) = last_seal(&world);
     world.sh(&format!(
         "nft 'flush set inet netsetgo seen

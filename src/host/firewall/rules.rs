@@ -162,7 +162,7 @@ pub(super) const SEEN: Set = Set {
     name: "seen",
     comment: "when all this was seen to be whole: the ruleset's generation, and of what boot and policy",
     key: &[Kind::Mark, Kind::Mark, Kind::Mark],
-    lifetime: Some(Duration::from_secs(3600)),
+    lifetime: Some(Duration::from_secs(300)),
     ..PLAIN
 };
 
