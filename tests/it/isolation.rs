@@ -175,6 +175,8 @@ fn a_policy_that_is_changed_holds_for_all_from_the_next_attach_on() {
     ] {
         world.policy(&policy(&format!("isolation = \"{isolation}\"")));
         world.bob().netsetgo(format!("-pid {}", pods[2])).done();
+        // Who has not been answered before is not asked for again at once.
+        pods.iter().for_each(|pod| drop(pod.sh("ip neigh flush dev veth1")));
         assert_eq!(who_reaches_whom(&pods), reached, "{isolation}");
     }
     // Or by the administrator's hand.
