@@ -331,6 +331,10 @@ impl Ruleset {
     /// [`Error::Kernel`] with ERESTART when the generation is over, and with the reason of the first
     /// request that could not be fulfilled otherwise.
     pub fn commit(&mut self, batch: Batch, generation: Option<u32>) -> Result<(), Error> {
+        if batch.is_empty() {
+            // Nothing is asked for, so nothing would be answered.
+            return Ok(());
+        }
         let frame = |control: ControlMessage| {
             let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM);
             (NetfilterMessage::new(header, control), 0)

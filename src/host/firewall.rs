@@ -48,19 +48,26 @@ pub struct Found {
 /// [`Failed::Firewall`], [`Failed::File`].
 pub fn find(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<Found> {
     let forwarding = Forwarding::read()?;
-    let wanted = seal::wanted(grant, bridge, forwarding)?;
+    // Other firewalls may let a bridge through by its index, which is another when it is made anew.
+    let wanted = bridge.and_then(|bridge| seal::wanted(grant, bridge, forwarding));
     let (seal, knows_user, to_be) = host
         .ruleset(|ruleset| {
-            let mut seal = Seal::new(ruleset.generation()?, wanted);
-            seal.written = ruleset.element(&SEEN, seal.key())?.is_some();
+            let mut seal = None;
+            if let Some(wanted) = wanted {
+                let mut found = Seal::new(ruleset.generation()?, wanted);
+                found.written = ruleset.element(&SEEN, found.key())?.is_some();
+                seal = Some(found);
+            }
             let knows_user = grant.isolation != Isolation::User
                 || ruleset.element(&USERS, user(grant.uid).key)?.is_some();
-            let to_be = if seal.written { None } else { look_over(ruleset, grant, forwarding)? };
+            let to_be = match seal {
+                Some(Seal { written: true, .. }) => None,
+                _ => look_over(ruleset, grant, forwarding)?,
+            };
             Ok((seal, knows_user, to_be))
         })?
         .map_err(failed("looking it over"))?;
-    // Other firewalls may let a bridge through by its index, which is another when it is made anew.
-    host.seal = Some(seal).filter(|_| to_be.is_none() && bridge.is_some());
+    host.seal = seal.filter(|_| to_be.is_none());
     Ok(Found { forwarding, to_be, knows_user })
 }
 

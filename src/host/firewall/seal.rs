@@ -11,7 +11,6 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::rules::{SEEN, VERSION};
-use crate::error::{Failed, Result};
 use crate::host::forwarding::Forwarding;
 use crate::nftables::{Batch, Element};
 use crate::policy::Grant;
@@ -31,17 +30,14 @@ pub(in crate::host) struct Seal {
 }
 
 /// What is to be vouched for: what `grant` and `forwarding` want, that nothing is in the way of the
-/// bridge with this index, and the boot.
-///
-/// # Errors
-/// [`Failed::File`].
-pub(super) fn wanted(grant: &Grant, bridge: Option<u32>, forwarding: Forwarding) -> Result<u64> {
-    let boot = fs::read(BOOT_ID).map_err(|error| Failed::File(BOOT_ID.into(), error))?;
+/// bridge with this index, and the boot. `None` where that cannot be told: then every run looks.
+pub(super) fn wanted(grant: &Grant, bridge: u32, forwarding: Forwarding) -> Option<u64> {
+    let boot = fs::read(BOOT_ID).ok()?;
     let Grant { bridge: name, address, nat, dns, isolation, host_access, .. } = grant;
     let wanted = (name.as_str(), address, nat, dns, isolation, host_access);
     let mut hasher = DefaultHasher::new();
     (VERSION, boot, wanted, bridge, forwarding).hash(&mut hasher);
-    Ok(hasher.finish())
+    Some(hasher.finish())
 }
 
 impl Seal {
