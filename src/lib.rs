@@ -1,13 +1,13 @@
 //! netsetgo gives a rootless container kernel-speed networking.
 //!
-//! A run is one straight line, a module a step: [`caller`] becomes the caller, [`cli`] reads what he
-//! asks for, [`policy`] says whether he may, [`target`] opens the container's namespace,
-//! [`container`] proves that he may configure it, and does the work inside, [`host`] makes the
-//! bridge and the firewall, takes the lease and publishes ports, [`report`] prints the outcome.
-//! [`attach`] puts the steps together; [`hook`], [`delete`], [`list`], [`check`] and [`prune`] are
-//! what else there is to ask for. [`audit`] tells the system's log. The rest serves them: [`address`], [`ports`], [`dns`],
-//! [`accounts`], [`netlink`], [`link`] and [`nftables`], [`error`], and [`sys`], the only place with
-//! unsafe code.
+//! A run is one straight line, a module a step: [`caller`] becomes the caller, [`cli`] reads what
+//! he asks for, [`filter`] leaves it what that takes of the kernel, [`policy`] says whether he may,
+//! [`target`] opens the container's namespace, [`container`] proves that he may configure it, and
+//! does the work inside, [`host`] makes the bridge and the firewall, takes the lease and publishes
+//! ports, [`report`] prints the outcome. [`attach`] puts the steps together; [`hook`], [`delete`],
+//! [`list`], [`check`] and [`prune`] are what else there is to ask for. [`audit`] tells the
+//! system's log. The rest serves them: [`address`], [`ports`], [`dns`], [`accounts`], [`netlink`],
+//! [`link`] and [`nftables`], [`error`], and [`sys`], the only place with unsafe code.
 
 pub mod accounts;
 pub mod address;

@@ -61,7 +61,7 @@ const OUTSIDE: [(libc::c_long, [u64; 3]); 8] = [
     (libc::SYS_setns, [0, libc::CLONE_NEWNET as u64, 0]),
     (libc::SYS_capset, [0; 3]),
     (libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0]),
-    (libc::SYS_ioctl, [0, libc::NS_GET_USERNS as u64, 0]),
+    (libc::SYS_ioctl, [0, libc::NS_GET_USERNS, 0]),
     (libc::SYS_pidfd_open, [1, 0, 0]),
     (libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0]),
 ];
