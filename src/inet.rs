@@ -6,9 +6,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use nix::errno::Errno;
 use nix::libc::{
     AF_BRIDGE, AF_INET, IFA_ADDRESS, IFA_BROADCAST, IFA_LOCAL, NDA_DST, NDA_LLADDR, NTF_MASTER,
-    NUD_NOARP, RT_SCOPE_UNIVERSE, RT_TABLE_MAIN, RTA_DST, RTA_GATEWAY, RTA_OIF, RTM_DELNEIGH,
-    RTM_GETADDR, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWNEIGH, RTM_NEWROUTE, RTN_LOCAL, RTN_UNICAST,
-    RTPROT_BOOT,
+    NUD_NOARP, RT_SCOPE_UNIVERSE, RT_TABLE_LOCAL, RT_TABLE_MAIN, RTA_DST, RTA_GATEWAY, RTA_OIF,
+    RTM_DELNEIGH, RTM_GETADDR, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWNEIGH, RTM_NEWROUTE, RTN_LOCAL,
+    RTN_UNICAST, RTPROT_BOOT,
 };
 
 use crate::address::{Cidr, Mac};
@@ -102,6 +102,18 @@ pub fn has_default_route(
 /// [`Error`].
 pub fn routes(netlink: &mut Netlink, table: u8) -> Result<Vec<Route>, Error> {
     netlink.dump(&Request::new(RTM_GETROUTE, &rtmsg(0, table, 0, 0, 0)))
+}
+
+/// The addresses that are the host's own, in ranges, as the kernel's routing has them.
+///
+/// # Errors
+/// [`Error`].
+pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Cidr>, Error> {
+    let local = |route: Route| match route.header {
+        [_, prefix, _, _, _, _, _, RTN_LOCAL, ..] => Cidr::new(route.ipv4(RTA_DST)?, prefix),
+        _ => None,
+    };
+    Ok(routes(netlink, RT_TABLE_LOCAL)?.into_iter().filter_map(local).collect())
 }
 
 /// Whether `ip` is an address of the host, as the kernel's routing has it.

@@ -1,5 +1,5 @@
 //! Flows that the kernel remembers, `conntrack(8)`. One of UDP lasts for as long as the client goes on
-//! sending, so a client of a port that leads elsewhere now would never get there.
+//! sending, so a client of a port that leads elsewhere now, or nowhere until now, would never get there.
 //!
 //! To be forgotten they are read first; then whoever asks for it sees that this is his to do; and then
 //! those that were read are deleted, each by its id. So a run that is stopped in between deletes
@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 use nix::errno::Errno;
 use nix::libc::AF_INET;
 
+use crate::address::Cidr;
 use crate::netlink::{Answer, Error, Netlink, Request, attributes};
 use crate::ports::Mapping;
 
@@ -30,6 +31,7 @@ const TUPLE_PROTO: u16 = 2;
 const IP_V4_SRC: u16 = 1;
 const IP_V4_DST: u16 = 2;
 const PROTO_NUM: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 const FILTER_ORIGINAL_FLAGS: u16 = 1;
 const FILTER_REPLY_FLAGS: u16 = 2;
@@ -47,7 +49,16 @@ const NFGENMSG: [u8; 4] = [AF_INET as u8, 0, 0, 0];
 #[derive(Debug)]
 pub(super) struct Flows(Vec<Request>);
 
-/// The flows to where `mapping` is published that lead to another address than `ip`.
+/// What of the host decides which flows a published port would have got.
+#[derive(Debug)]
+pub(super) struct Own<'a> {
+    /// The addresses that are its own, in ranges.
+    pub(super) addresses: &'a [Cidr],
+    /// Whether one of its programs has a socket at the port.
+    pub(super) in_use: bool,
+}
+
+/// The flows to where `mapping` is published that lead elsewhere than to there, at the address `ip`.
 ///
 /// # Errors
 /// [`Error`].
@@ -55,16 +66,25 @@ pub(super) fn leading_elsewhere(
     netlink: &mut Netlink,
     mapping: &Mapping,
     ip: Ipv4Addr,
+    own: &Own,
 ) -> Result<Flows, Error> {
     let flows: Vec<Answer<4>> = netlink.ask_all(|| flows_to(mapping), NEW)?;
     let is_one = |flow: &&Answer<4>| {
-        let part = |tuple, kind| flow.get(tuple).and_then(|tuple| address(tuple, kind));
-        let sent_to = part(TUPLE_ORIGINAL, IP_V4_DST);
-        let leads_to = part(TUPLE_REPLY, IP_V4_SRC);
-        // What is not translated goes to the host itself.
-        leads_to != Some(ip)
-            && leads_to != sent_to
-            && (mapping.host_ip.is_none() || sent_to == mapping.host_ip)
+        let end =
+            |tuple, address, port| flow.get(tuple).and_then(|tuple| end(tuple, address, port));
+        let Some(sent_to) = end(TUPLE_ORIGINAL, IP_V4_DST, PROTO_DST_PORT) else { return false };
+        let Some(leads_to) = end(TUPLE_REPLY, IP_V4_SRC, PROTO_SRC_PORT) else { return false };
+        let elsewhere = if leads_to == sent_to {
+            // To the host itself, where nobody hears it, or a program that it is not to be taken from.
+            !own.in_use
+        } else {
+            // Somebody may have it lead to another port of the host's, and that is his to do.
+            leads_to.0 != sent_to.0 && leads_to != (ip, mapping.container_port)
+        };
+        // What is for others than the host is no published port's.
+        elsewhere
+            && own.addresses.iter().any(|range| range.contains(sent_to.0))
+            && mapping.host_ip.is_none_or(|ip| ip == sent_to.0)
     };
     Ok(Flows(flows.iter().filter(is_one).filter_map(deletion).collect()))
 }
@@ -108,9 +128,12 @@ fn flows_to(mapping: &Mapping) -> Request {
         })
 }
 
-/// An address of a tuple.
-fn address(tuple: &[u8], which: u16) -> Option<Ipv4Addr> {
-    let (_, addresses) = attributes(tuple).into_iter().find(|(kind, _)| *kind == TUPLE_IP)?;
-    let (_, address) = attributes(&addresses).into_iter().find(|(kind, _)| *kind == which)?;
-    address.first_chunk().copied().map(Ipv4Addr::from)
+/// One end of a flow as a tuple has it: the address and the port of these kinds.
+fn end(tuple: &[u8], address: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
+    let of = |bytes: &[u8], kind| attributes(bytes).into_iter().find(|(own, _)| *own == kind);
+    let (_, addresses) = of(tuple, TUPLE_IP)?;
+    let (_, protocol) = of(tuple, TUPLE_PROTO)?;
+    let (_, address) = of(&addresses, address)?;
+    let (_, port) = of(&protocol, port)?;
+    Some((Ipv4Addr::from(*address.first_chunk()?), u16::from_be_bytes(*port.first_chunk()?)))
 }

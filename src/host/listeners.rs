@@ -10,11 +10,12 @@ use crate::ports::{Mapping, Protocol};
 const BY_FAMILY: u16 = 20;
 
 /// Families of sockets, and those of their states in which a program waits for anybody: `TCP_LISTEN`,
-/// and `TCP_CLOSE` for UDP (`net/tcp_states.h`).
+/// and `TCP_CLOSE` for UDP; and the one of a UDP socket with one peer (`net/tcp_states.h`).
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const LISTEN: u32 = 10;
 const CLOSE: u32 = 7;
+const ESTABLISHED: u32 = 1;
 
 /// The length of `struct inet_diag_sockid` (`linux/inet_diag.h`).
 const ADDRESSES: usize = 48;
@@ -31,8 +32,22 @@ type Place = (Option<Ipv4Addr>, u16);
 /// The places at which programs of the host wait, by protocol, read when they are asked for first.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    tcp: Option<Vec<Place>>,
-    udp: Option<Vec<Place>>,
+    tcp: Option<Places>,
+    udp: Option<Places>,
+}
+
+/// Some places.
+#[derive(Debug)]
+pub(super) struct Places(Vec<Place>);
+
+impl Places {
+    /// Whether one is where `mapping` would be published.
+    pub(super) fn hold(&self, mapping: &Mapping) -> bool {
+        self.0.iter().any(|(ip, port)| {
+            *port == mapping.host_port
+                && (ip.is_none() || mapping.host_ip.is_none() || *ip == mapping.host_ip)
+        })
+    }
 }
 
 impl Listeners {
@@ -47,36 +62,54 @@ impl Listeners {
         };
         let places = match known {
             Some(places) => places,
-            None => known.insert(
-                Netlink::open_sock_diag()
-                    .and_then(|mut netlink| read(&mut netlink, mapping.protocol))
-                    .map_err(Failed::netlink("looking for programs that wait at a port"))?,
-            ),
+            None => known.insert(look(mapping.protocol, waiting(mapping.protocol))?),
         };
-        Ok(places.iter().any(|(ip, port)| {
-            *port == mapping.host_port
-                && (ip.is_none() || mapping.host_ip.is_none() || *ip == mapping.host_ip)
-        }))
+        Ok(places.hold(mapping))
     }
 }
 
-/// Asks the kernel for the sockets at which programs wait, `sock_diag(7)`.
-pub(super) fn read(netlink: &mut Netlink, protocol: Protocol) -> Result<Vec<Place>, Error> {
+/// The places at which programs of the host have a socket of UDP: those who wait for anybody, whom
+/// [`Listeners`] knows too, and those who talk to one peer.
+///
+/// # Errors
+/// [`Failed::Netlink`].
+pub(super) fn udp_sockets() -> Result<Places> {
+    look(Protocol::Udp, waiting(Protocol::Udp) | 1 << ESTABLISHED)
+}
+
+fn look(protocol: Protocol, states: u32) -> Result<Places> {
+    Netlink::open_sock_diag()
+        .and_then(|mut netlink| read(&mut netlink, protocol, states))
+        .map(Places)
+        .map_err(Failed::netlink("looking for programs that wait at a port"))
+}
+
+/// The states in which a program waits for anybody, each a bit.
+pub(super) fn waiting(protocol: Protocol) -> u32 {
+    match protocol {
+        Protocol::Tcp => 1 << LISTEN,
+        Protocol::Udp => 1 << CLOSE,
+    }
+}
+
+/// Asks the kernel for the sockets in these states, `sock_diag(7)`.
+pub(super) fn read(
+    netlink: &mut Netlink,
+    protocol: Protocol,
+    states: u32,
+) -> Result<Vec<Place>, Error> {
     let mut places = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        let sockets: Vec<Socket> = netlink.ask_all(|| question(family, protocol), BY_FAMILY)?;
+        let sockets: Vec<Socket> =
+            netlink.ask_all(|| question(family, protocol, states), BY_FAMILY)?;
         places.extend(sockets.iter().filter_map(place));
     }
     Ok(places)
 }
 
 /// The question for them: `struct inet_diag_req_v2`.
-fn question(family: u8, protocol: Protocol) -> Request {
-    let state = match protocol {
-        Protocol::Tcp => LISTEN,
-        Protocol::Udp => CLOSE,
-    };
-    let [a, b, c, d] = (1_u32 << state).to_ne_bytes();
+fn question(family: u8, protocol: Protocol, states: u32) -> Request {
+    let [a, b, c, d] = states.to_ne_bytes();
     // A socket's addresses: any.
     Request::new(BY_FAMILY, &[family, protocol.number(), 0, 0, a, b, c, d]).raw(&[0; ADDRESSES])
 }

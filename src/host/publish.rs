@@ -25,9 +25,10 @@ use nix::errno::Errno;
 
 use self::elements::{address, key, live_of, mapping, sets, value};
 use self::taken::{Resolved, resolve};
+use super::conntrack::{self, Own};
 use super::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING};
 use super::lease::{self, Lease, NAP, TRIES, Wanted, index_of};
-use super::{Host, conntrack, forwarding};
+use super::{Host, forwarding, listeners};
 use crate::error::{Error, Failed, Refused, Result, Usage};
 use crate::inet;
 use crate::link::Link;
@@ -322,17 +323,34 @@ pub fn publish(
             batch.add(live, &leading.iter().map(lives).collect::<Vec<_>>());
         }
         if batch.is_empty() || commit(host, batch, generation)? {
-            // Connections of TCP end by themselves, and the next one is another.
-            for mapping in added.iter().filter(|mapping| mapping.protocol == Protocol::Udp) {
-                host.forget_flows(
-                    |netlink| conntrack::leading_elsewhere(netlink, mapping, ip),
-                    |host| leads_to(host, mapping, ip),
-                )?;
-            }
+            redirect(host, &added, ip)?;
             return Ok(Published { all, added });
         }
     }
     Err(Failed::Contended.into())
+}
+
+/// Has clients who have been sending to these ports come to `ip` from now on. Connections of TCP end by
+/// themselves, and the next one is another.
+fn redirect(host: &mut Host, added: &[Mapping], ip: Ipv4Addr) -> Result<()> {
+    let of_udp = |mapping: &&Mapping| mapping.protocol == Protocol::Udp;
+    if !added.iter().any(|mapping| of_udp(&mapping)) {
+        return Ok(());
+    }
+    // What has been published stays so, also where this cannot be looked up.
+    let (Ok(sockets), Ok(addresses)) =
+        (listeners::udp_sockets(), inet::local_addresses(&mut host.netlink))
+    else {
+        return Ok(());
+    };
+    for mapping in added.iter().filter(of_udp) {
+        let own = Own { addresses: &addresses, in_use: sockets.hold(mapping) };
+        host.forget_flows(
+            |netlink| conntrack::leading_elsewhere(netlink, mapping, ip, &own),
+            |host| leads_to(host, mapping, ip),
+        )?;
+    }
+    Ok(())
 }
 
 fn all_of(host: &mut Host, set: &Set) -> Result<Vec<Element>> {

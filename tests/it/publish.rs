@@ -471,3 +471,89 @@ print(s.recv(64).decode())'"
     ));
     assert!(answer.starts_with("alice"), "{answer}");
 }
+
+#[test]
+fn clients_that_have_sent_before_a_port_is_published_reach_it_without_a_pause() {
+    let world = three_users();
+    let remote = world.internet();
+    let alice = world.alice();
+    // Without any port the host would not track what comes for it.
+    published(&world.bob(), "-publish 8000:80");
+    let pod = alice.attached();
+    pod.inside().serves("pod", "80 81");
+    let mut clients = vec![
+        (8080, remote.user().holds("udp", HOST, 8080)),
+        (8080, world.root().holds("udp", "127.0.0.1", 8080)),
+        (8080, world.root().holds("udp", HOST, 8080)),
+        (8081, remote.user().holds("udp", HOST, 8081)),
+    ];
+    alice.netsetgo(format!("-pid {pod} -publish 8080:80/udp -publish {HOST}:8081:81/udp")).done();
+    for (port, client) in &mut clients {
+        assert_eq!(client.first, "nothing");
+        assert!(client.again().starts_with("pod "), "{port}");
+    }
+}
+
+#[test]
+fn a_client_follows_a_port_that_leads_to_another_port_of_the_same_address() {
+    let world = three_users();
+    let remote = world.internet();
+    let alice = world.alice();
+    let pod = published(&alice, "-publish 8080:80/udp");
+    pod.inside().serves("before", "80");
+    let mut client = remote.user().holds("udp", HOST, 8080);
+    assert_eq!(client.first, format!("before {REMOTE}"));
+    alice.netsetgo(format!("-delete -pid {pod}")).done();
+    alice.netsetgo(format!("-pid {pod} -publish 8080:81/udp")).done();
+    assert_eq!(pod.address(), "10.10.10.2/24");
+    pod.inside().serves("after", "81");
+    assert_eq!(client.again(), format!("after {REMOTE}"));
+}
+
+#[test]
+fn a_port_that_is_published_takes_no_client_of_a_program_that_talks_to_him_there() {
+    let world = three_users();
+    let remote = world.internet();
+    published(&world.bob(), "-publish 8000:80");
+    // It waits for nobody else any more, so the port is free to be published.
+    let script = "exec python3 -c '
+import os, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((\"0.0.0.0\", 8080))
+print(os.getpid(), flush=True)
+_, client = s.recvfrom(64)
+s.connect(client)
+while True:
+    s.send(b\"host\")
+    s.recv(64)'";
+    let _program = world.root().process(script);
+    let mut client = remote.user().holds("udp", HOST, 8080);
+    assert_eq!(client.first, "host");
+    let pod = published(&world.alice(), "-publish 8080:80/udp");
+    pod.inside().serves("pod", "80");
+    assert_eq!(client.again(), "host");
+    assert_eq!(remote.user().asks("udp", HOST, 8080), format!("pod {REMOTE}"));
+}
+
+#[test]
+fn a_port_that_is_published_ends_no_flow_to_that_port_of_another_host() {
+    let world = three_users();
+    let remote = world.internet();
+    // It answers with the port that it is asked from, which a flow keeps.
+    let _server = remote.user().process(
+        "exec python3 -c '
+import os, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((\"0.0.0.0\", 8080))
+print(os.getpid(), flush=True)
+while True:
+    _, client = s.recvfrom(64)
+    s.sendto(str(client[1]).encode(), client)'",
+    );
+    let bobs = world.bob().attached();
+    let mut flows: Vec<_> = (0..4).map(|_| bobs.inside().holds("udp", REMOTE, 8080)).collect();
+    published(&world.alice(), "-publish 8080:80/udp");
+    for flow in &mut flows {
+        assert_eq!(flow.again(), flow.first);
+    }
+}

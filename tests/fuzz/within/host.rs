@@ -22,12 +22,15 @@ pub fn sockets(bytes: &[u8]) {
         let host_ip = (what & 2 != 0).then_some(Ipv4Addr::LOCALHOST);
         let mapping =
             Mapping { host_port: 53, container_port: 53, protocol: Protocol::Udp, host_ip };
-        conntrack::leading_elsewhere(&mut kernel.netlink, &mapping, ip)
+        let own =
+            conntrack::Own { addresses: &["127.0.0.0/8".parse().unwrap()], in_use: what & 4 != 0 };
+        conntrack::leading_elsewhere(&mut kernel.netlink, &mapping, ip, &own)
             .and_then(|flows| conntrack::forget(&mut kernel.netlink, flows))
             .err()
     } else {
         let Some(mut kernel) = kernel(SOCKET, rest) else { return };
-        let places = listeners::read(&mut kernel.netlink, Protocol::Tcp);
+        let states = listeners::waiting(Protocol::Tcp);
+        let places = listeners::read(&mut kernel.netlink, Protocol::Tcp, states);
         // "Everywhere" is one way to say it only.
         assert!(places.iter().flatten().all(|(ip, _)| ip.is_none_or(|ip| !ip.is_unspecified())));
         places.err()
