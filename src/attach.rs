@@ -72,11 +72,13 @@ fn step_by_step(
     firewall::complete(&mut host, &grant, firewall)?;
     let lease = match plan {
         Plan::Keep(lease) => lease,
-        Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &mut inside)?,
+        Plan::Take(choice) => lease::take(&mut host, &wanted, choice, &bridge, &mut inside)
+            .map_err(|error| bridge::or_gone(&mut host, &grant, &bridge, error))?,
     };
     trail.begins(&lease);
     let mut published = Published::default();
     let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge, request, &mut published)
+        .map_err(|error| bridge::or_gone(&mut host, &grant, &bridge, error))
         .and_then(|blocked| {
             trail.chose(&published.all);
             match request.output {

@@ -183,6 +183,10 @@ pub enum Failed {
     )]
     BridgeAddress(IfName, Cidr),
     #[error(
+        "{0}: deleted or changed while a container was being attached to it; call netsetgo again"
+    )]
+    BridgeGone(IfName),
+    #[error(
         "{0}: overlaps the route to {1} of another interface; choose a free subnet in the policy \
          (address = ...)"
     )]

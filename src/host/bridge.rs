@@ -11,7 +11,7 @@ use nix::libc::{
 use super::lease::Lease;
 use super::{Host, overlap};
 use crate::address::{Cidr, IfName, Mac};
-use crate::error::{Failed, Result};
+use crate::error::{Error, Failed, Result};
 use crate::inet;
 use crate::link::{self, By, Kind, Link, ifinfomsg};
 use crate::netlink::{Netlink, Request};
@@ -73,7 +73,7 @@ pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
 /// set up to the end, by this program or by an administrator, and keeps what it has.
 ///
 /// # Errors
-/// As [`find`], since others may be at the same bridge.
+/// As [`find`], since others may be at the same bridge, and [`Failed::BridgeGone`].
 pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
     if found.is_ready()
         && let Some(link) = found.link
@@ -81,11 +81,32 @@ pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
         return Ok(link);
     }
     create(host, grant)?;
+    let gone = || Failed::BridgeGone(grant.bridge.clone());
     let Found { link: Some(link), addressed } = find(host, grant)? else {
-        return Err(Failed::Contended.into());
+        return Err(gone().into());
     };
+    complete(host, grant, &link, addressed).map_err(|error| or_gone(host, grant, &link, error))?;
+    match find(host, grant)? {
+        Found { link: Some(link), addressed: true } => Ok(link),
+        _ => Err(gone().into()),
+    }
+}
+
+/// What `error` means, if it says no more than that a request failed: where `bridge` is gone, that is
+/// the reason.
+pub fn or_gone(host: &mut Host, grant: &Grant, bridge: &Link, error: Error) -> Error {
+    let may_come_of_it =
+        matches!(error, Error::Failed(Failed::Netlink(..) | Failed::Sysctl(..) | Failed::File(..)));
+    match may_come_of_it.then(|| host.link(By::Index(bridge.index))) {
+        Some(Ok(None)) => Failed::BridgeGone(grant.bridge.clone()).into(),
+        _ => error,
+    }
+}
+
+/// Completes the bridge `link`, which may have its address already.
+fn complete(host: &mut Host, grant: &Grant, link: &Link, addressed: bool) -> Result<()> {
     if !link.up {
-        settle(host, grant, &link)?;
+        settle(host, grant, link)?;
     }
     if !addressed {
         let (request, flags) = inet::address(link.index, grant.address);
@@ -94,11 +115,7 @@ pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
     }
     // Up last: it says that everything before has been done.
     host.privileged(|netlink| netlink.change(link::set_up(link.index), 0))?
-        .map_err(Failed::netlink("setting the bridge up"))?;
-    match find(host, grant)? {
-        Found { link: Some(link), addressed: true } => Ok(link),
-        _ => Err(Failed::Contended.into()),
-    }
+        .map_err(Failed::netlink("setting the bridge up"))
 }
 
 fn check_kind(link: &Link, grant: &Grant) -> Result<()> {

@@ -1,7 +1,10 @@
 //! What changes, or is changed on purpose, while a run is under way.
 
+use std::cell::Cell;
+
 use nix::libc;
 
+use crate::publish::three_users;
 use crate::world::{Container, Frozen, Outcome, Part, Stage, Trace, World, stages};
 
 /// Attaches container after container, and does something at each of these stages of the run.
@@ -13,8 +16,20 @@ fn disturb<'w>(
     act: impl Fn(&Frozen, &Container<'w>),
     then: impl Fn(&Outcome, &Container<'w>),
 ) {
+    disturb_with(world, "", at, act, then);
+}
+
+/// The same with further options.
+#[track_caller]
+fn disturb_with<'w>(
+    world: &'w World,
+    options: &str,
+    at: impl Fn(&Stage) -> bool,
+    act: impl Fn(&Frozen, &Container<'w>),
+    then: impl Fn(&Outcome, &Container<'w>),
+) {
     let alice = world.alice();
-    let call = |pod: &Container<'_>| format!("netsetgo -pid {pod} -wait 0");
+    let call = |pod: &Container<'_>| format!("netsetgo -pid {pod} -wait 0 {options}");
     let others = world.leases();
     let end = |pod: &Container<'_>| {
         pod.kill();
@@ -129,6 +144,46 @@ fn a_bridge_that_is_changed_meanwhile_leaves_no_wire_behind_a_failure() {
         world.has_its_bridge();
         pod.kill();
         world.until_leases_are(&[]);
+    }
+}
+
+#[test]
+fn an_error_says_that_the_bridge_went_meanwhile_and_what_to_do() {
+    let world = three_users();
+    let alice = world.alice();
+    for ready in [true, false] {
+        let reset = || {
+            let _ = world.root().sh("ip link del brg0");
+            if ready {
+                alice.attached().kill();
+                world.until_leases_are(&[]);
+            }
+        };
+        reset();
+        let failures = Cell::new(0);
+        let changes = |stage: &Stage| {
+            stage.part == Part::Parent && [libc::SYS_sendto, libc::SYS_openat].contains(&stage.call)
+        };
+        let harm = |_: &Frozen, _: &Container<'_>| drop(world.root().sh("ip link del brg0"));
+        let then = |outcome: &Outcome, pod: &Container<'_>| {
+            if outcome.status != 0 {
+                failures.set(failures.get() + 1);
+                assert_eq!(
+                    outcome.err,
+                    "netsetgo: brg0: deleted or changed while a container was being attached to it; \
+                     call netsetgo again\n"
+                );
+                assert_eq!(outcome.status, 1);
+                // It is true.
+                alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
+                world.has_its_bridge();
+            }
+            pod.kill();
+            world.until_leases_are(&[]);
+            reset();
+        };
+        disturb_with(&world, "-publish 8080:80", changes, harm, then);
+        assert!(failures.get() > 10, "{}", failures.get());
     }
 }
 
