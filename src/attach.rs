@@ -141,9 +141,16 @@ fn connect(
         // For the wire to be taken back when its report cannot be written.
         stay: request.output != Output::Nothing,
     })?;
-    let reflect = !request.publish.is_empty();
+    // What was published before still is.
+    let reflect =
+        !request.publish.is_empty() || lease.astray && publish::is_published(host, lease)?;
+    if lease.astray {
+        bridge::put_back(host, lease, bridge)?;
+    }
     if !lease.open {
         publish::clear(host, lease, bridge, wanted.target)?;
+    }
+    if !lease.open || lease.astray {
         let alias = request.container.as_deref();
         bridge::open_port(host, lease, reflect, alias)?;
     } else if reflect {

@@ -176,10 +176,16 @@ pub fn namespace_id(netlink: &mut Netlink, of: Namespace) -> Result<Option<i32>,
 
 /// `struct ifinfomsg`, of a link with this index, to be set up or left as it is.
 pub fn ifinfomsg(index: u32, flags: u32) -> [u8; 16] {
+    with_flags(index, flags, flags)
+}
+
+/// The same with flags, and which of them are to be changed.
+fn with_flags(index: u32, flags: u32, changed: u32) -> [u8; 16] {
     let [i, n, d, x] = index.to_ne_bytes();
     let [f, l, a, g] = flags.to_ne_bytes();
-    // The family and the type are not given, and the flags are those to be changed as well.
-    [0, 0, 0, 0, i, n, d, x, f, l, a, g, f, l, a, g]
+    let [c, h, e, s] = changed.to_ne_bytes();
+    // The family and the type are not given.
+    [0, 0, 0, 0, i, n, d, x, f, l, a, g, c, h, e, s]
 }
 
 /// A request of the type `kind` about the interface that is meant.
@@ -202,16 +208,28 @@ pub fn set_up(index: u32) -> Request {
     Request::new(RTM_SETLINK, &ifinfomsg(index, UP))
 }
 
-/// The request to set every interface of a group up; that there is none is success
-/// (`rtnl_group_changelink`, `net/core/rtnetlink.c`). Group 0 is refused: it is the one that every
-/// link is in that nobody has put into another.
+/// The request to change every interface of a group, to which what is to change is added; that there
+/// is none is success (`rtnl_group_changelink`, `net/core/rtnetlink.c`). Group 0 is refused: it is the
+/// one that every link is in that nobody has put into another.
 ///
 /// # Errors
 /// [`Error::Kernel`] with EINVAL for group 0.
-pub fn set_group_up(group: u32) -> Result<Request, Error> {
+pub fn change_group(group: u32) -> Result<Request, Error> {
+    of_group(group, ifinfomsg(0, 0))
+}
+
+/// The request to set every interface of a group up, or down; likewise.
+///
+/// # Errors
+/// [`Error::Kernel`] with EINVAL for group 0.
+pub fn set_group(group: u32, up: bool) -> Result<Request, Error> {
+    of_group(group, with_flags(0, if up { UP } else { 0 }, UP))
+}
+
+fn of_group(group: u32, structure: [u8; 16]) -> Result<Request, Error> {
     match group {
         0 => Err(Error::Kernel(Errno::EINVAL)),
-        _ => Ok(Request::new(RTM_NEWLINK, &ifinfomsg(0, UP)).number(IFLA_GROUP, group)),
+        _ => Ok(Request::new(RTM_NEWLINK, &structure).number(IFLA_GROUP, group)),
     }
 }
 

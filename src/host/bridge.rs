@@ -5,7 +5,7 @@
 use nix::errno::Errno;
 use nix::libc::{
     IFLA_ADDRESS, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA,
-    IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MTU, RTM_NEWLINK,
+    IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, RTM_NEWLINK,
 };
 
 use super::lease::Lease;
@@ -202,6 +202,27 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
     Ok(host.set_switch(&path, "0")?.map_err(|error| Failed::File(path.into(), error))?)
 }
 
+/// Makes `lease`, whose own bridge is gone, a port of this one: a closed one, like one that was just
+/// made, by its group and with the bridge's MTU for the same reasons. Whoever deletes a bridge leaves
+/// its ports open, so this one is closed first, in a message of its own: one that fails keeps none that
+/// comes with it from being carried out.
+///
+/// # Errors
+/// [`Failed::BridgeFull`], [`Failed::Netlink`].
+pub fn put_back(host: &mut Host, lease: &Lease, bridge: &Link) -> Result<()> {
+    host.privileged(|netlink| {
+        netlink.change(link::set_group(lease.group, false)?, 0)?;
+        let join = link::change_group(lease.group)?
+            .number(IFLA_MTU, bridge.mtu)
+            .number(IFLA_MASTER, bridge.index);
+        netlink.change(join, 0)
+    })?
+    .map_err(|error| match bridge.name.parse() {
+        Ok(name) if error.is(Errno::EXFULL) => Failed::BridgeFull(name).into(),
+        _ => Failed::Netlink("putting the wire back to the bridge", error).into(),
+    })
+}
+
 /// Opens the port of the bridge that `lease` is: frames pass from here on. It is born closed (down),
 /// since what keeps frames from going past the bridge cannot be set at its birth, and since nothing
 /// that an earlier lessee left may get there. So it is opened by its group, which is no other link's.
@@ -236,7 +257,7 @@ pub fn open_port(
     host.privileged(|netlink| {
         link::change_without_ipv6(netlink, settings, &[entry])?;
         // By itself: it must not be done if what comes before it fails.
-        netlink.change(link::set_group_up(lease.group)?, 0)
+        netlink.change(link::set_group(lease.group, true)?, 0)
     })?
     .map_err(|error| match error.is(Errno::ENODEV) {
         true => Failed::LeaseLost.into(),

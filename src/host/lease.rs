@@ -85,8 +85,10 @@ pub struct Lease {
     pub group: u32,
     /// Whether it was taken by this run, and not found.
     pub new: bool,
-    /// Whether its port of the bridge is open.
+    /// Whether its port of the bridge is open, or was when there was a bridge.
     pub open: bool,
+    /// Whether it is at no bridge, as somebody has deleted that, or taken it out.
+    pub astray: bool,
 }
 
 /// What is asked for.
@@ -127,7 +129,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     let address = address_of(index, wanted.grant.address).ok_or_else(foreign)?;
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
     // The bridge as it is now: another run for the same container may just have made it.
-    let bridge = host.link(By::Name(&wanted.grant.bridge))?.ok_or_else(foreign)?;
+    let bridge = host.link(By::Name(&wanted.grant.bridge))?.map(|bridge| bridge.index);
     let of_the_caller = wanted.uid == 0 || owner_of(&link.name) == Some(wanted.uid);
     let to_the_target = link.peer == Some(end.index)
         && link.peer_namespace.is_some()
@@ -136,7 +138,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
         || !to_the_target
         || link.group & GROUP_MARK == 0
         || link.kind != Some(Kind::Veth)
-        || link.master != Some(bridge.index)
+        || link.master.is_some_and(|master| Some(master) != bridge)
     {
         return Err(foreign());
     }
@@ -144,7 +146,8 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
         return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
     }
     let host_end = link.name.parse().map_err(|_| foreign())?;
-    Ok(Lease { address, index, host_end, group: link.group, new: false, open: link.up })
+    let (open, astray) = (link.up, link.master.is_none());
+    Ok(Lease { address, index, host_end, group: link.group, new: false, open, astray })
 }
 
 /// The link of `lease`, if it is still the target's: a wire can be taken out from inside, and its
@@ -272,6 +275,7 @@ pub fn take(
                     group,
                     new: true,
                     open: false,
+                    astray: false,
                 });
             }
             // Four things answer so: the index, the name, an alternative name, the name inside.

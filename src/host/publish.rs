@@ -114,6 +114,14 @@ pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> 
     take_out(host, lease.address.ip, &[bridge.index], closed)
 }
 
+/// Whether something may be published for this lease's container.
+///
+/// # Errors
+/// [`Failed::Firewall`].
+pub fn is_published(host: &mut Host, lease: &Lease) -> Result<bool> {
+    is_marked(host, &Element::key(lease.address.ip.octets().to_vec()))
+}
+
 /// All that is published: for whom, by address and by the name of the host's end, and what.
 ///
 /// # Errors

@@ -204,6 +204,9 @@ fn what_has_been_done_to_the_host_meanwhile_does_not_stand_in_the_way() {
         "nft flush map inet netsetgo ports",
         "ip link set ns1000-0 down",
         "ip link set brg0 down",
+        "ip link del brg0",
+        "ip link del brg0; ip link add brg0 type bridge",
+        "ip link set ns1000-0 nomaster",
         "ip link set ns1000-0 alias x; ip route add blackhole 10.10.10.128/25",
         "echo 0 >/proc/sys/net/ipv4/ip_forward",
     ] {
