@@ -130,6 +130,11 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
     // The bridge as it is now: another run for the same container may just have made it.
     let bridge = host.link(By::Name(&wanted.grant.bridge))?.map(|bridge| bridge.index);
+    let elsewhere = match link.master.filter(|master| Some(*master) != bridge) {
+        // It may also have been deleted since.
+        Some(other) => host.link(By::Index(other))?.is_some(),
+        None => false,
+    };
     let of_the_caller = wanted.uid == 0 || owner_of(&link.name) == Some(wanted.uid);
     let to_the_target = link.peer == Some(end.index)
         && link.peer_namespace.is_some()
@@ -138,7 +143,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
         || !to_the_target
         || link.group & GROUP_MARK == 0
         || link.kind != Some(Kind::Veth)
-        || link.master.is_some_and(|master| Some(master) != bridge)
+        || elsewhere
     {
         return Err(foreign());
     }
@@ -146,7 +151,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
         return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
     }
     let host_end = link.name.parse().map_err(|_| foreign())?;
-    let (open, astray) = (link.up, link.master.is_none());
+    let (open, astray) = (link.up, link.master.is_none_or(|master| Some(master) != bridge));
     Ok(Lease { address, index, host_end, group: link.group, new: false, open, astray })
 }
 

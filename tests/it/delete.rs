@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use nix::libc;
 
 use crate::publish::{published, three_users};
-use crate::world::{ALICE, Container, HOST, Stage, Trace, User, World, stages};
+use crate::world::{ALICE, Container, HOST, Part, Stage, Trace, User, World, stages};
 
 /// All that there is to see of the network inside.
 #[track_caller]
@@ -216,6 +216,27 @@ fn what_has_been_done_to_the_host_meanwhile_does_not_stand_in_the_way() {
         delete(&world.alice(), &pod);
         assert_eq!((pod.links(), world.leases()), (vec!["lo".to_owned()], Vec::new()), "{harm}");
         assert_eq!(world.published(), [""; 0], "{harm}");
+    }
+}
+
+#[test]
+fn a_bridge_that_is_deleted_meanwhile_does_not_stand_in_the_way() {
+    let world = three_users();
+    let alice = world.alice();
+    let call = |pod: &Container<'_>| format!("netsetgo -delete -pid {pod}");
+    let first = published(&alice, "-publish 8080:80");
+    let sends = |stage: &Stage| stage.part == Part::Parent && stage.call == libc::SYS_sendto;
+    let places: Vec<_> = stages(&alice, call(&first)).into_iter().filter(sends).collect();
+    assert!(places.len() > 5, "only {} stages", places.len());
+    for place in places {
+        let pod = published(&alice, "-publish 8080:80");
+        let run = Trace::of(&alice, call(&pod));
+        let frozen = run.freeze(|stage| stage.is(&place)).unwrap();
+        world.sh("ip link del brg0");
+        frozen.thaw().done();
+        assert_eq!((pod.links(), world.leases()), (vec!["lo".to_owned()], Vec::new()));
+        assert_eq!(world.elements().len(), 0, "{place:?}");
+        pod.kill();
     }
 }
 
