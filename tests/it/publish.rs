@@ -389,6 +389,20 @@ fn ports_that_nobody_can_be_told_of_are_not_published() {
 }
 
 #[test]
+fn what_an_attached_container_was_not_told_of_a_further_call_tells() {
+    let world = three_users();
+    let alice = world.alice();
+    let pod = alice.attached();
+    let call = format!("-pid {pod} -publish 0:80 -publish 127.0.0.1:0:80 -json");
+    alice.netsetgo(format!("{call} >/dev/full")).failed("standard output");
+    let left = world.published();
+    let told = host_ports(&alice.netsetgo(&call).done());
+    assert_eq!((told, world.published()), (vec![8000, 8001], left));
+    alice.netsetgo(format!("-delete -pid {pod}")).done();
+    assert_eq!(world.published(), [""; 0]);
+}
+
+#[test]
 fn one_port_wanted_by_many_at_once_goes_to_one() {
     let world = three_users();
     let users = [world.alice(), world.bob()];
