@@ -26,8 +26,10 @@ class Latency:
                 ('true', 'ours', Nothing('`/bin/true`')),
                 ('netsetgo', 'ours', Netsetgo('**netsetgo**')),
                 ('floor', 'ours', Floor('the floor')),
-                ('plain', 'ours', Netsetgo('**netsetgo**, `nat = false`', nat=False)),
-                ('publish', 'ours', Netsetgo('**netsetgo** `-publish 8000:80`', options=PUBLISH)),
+                # Policies that differ, and commands that change the firewall, in one host would have
+                # each attach look it over anew.
+                ('plain', 'plain', Netsetgo('**netsetgo**, `nat = false`', nat=False)),
+                ('publish', 'publish', Netsetgo('**netsetgo** `-publish 8000:80`', options=PUBLISH)),
                 ('alone', 'ours', Floor('the floor in one process', 'alone')),
                 ('ip', 'ours', ByIp('four `ip` commands, as root')),
                 ('cni', 'cni', CniBridge('CNI bridge + host-local', False)),

@@ -90,7 +90,11 @@ class Netsetgo(Contender):
     def undo(self, pid, number=0):
         super().undo(pid)
         if self.options:
+            # Taken out before anything is measured, and the firewall is seen to be whole again.
             self.world.sh(f'{NETSETGO} -prune')
+            [pid] = self.world.containers(1)
+            self.world.sh(f'{NETSETGO} -pid {pid}')
+            super().undo(pid)
 
 
 class OnOurBridge(Contender):
