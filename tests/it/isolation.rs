@@ -1,6 +1,7 @@
 //! Which containers reach which others, and what of the host they reach.
 
 use crate::publish::published;
+use crate::way_out::counted;
 use crate::world::{BROADCAST, Container, Frame, HOST, REMOTE, User, World, mac_of};
 
 /// The bridge's address.
@@ -377,6 +378,32 @@ fn hosts_of_an_administrators_lan_reach_the_host_by_the_containers_bridge() {
         assert_eq!(lan.user().asks("tcp", BRIDGE, 9), "host 10.10.10.200");
         assert_eq!(lan.user().asks("udp", "10.10.10.2", 80), "pod 10.10.10.200");
         assert_eq!(pod.inside().asks("tcp", BRIDGE, 9), "nothing");
+    }
+}
+
+#[test]
+fn a_container_whose_bridge_was_deleted_is_not_heard_by_the_host() {
+    for network in ["host_access = \"all\"", "nat = false"] {
+        let world = world(network);
+        let _remote = world.internet();
+        let pod = world.alice().attached();
+        world.sh("for each in all default eth0 ns1000-0; do
+                      echo 0 >/proc/sys/net/ipv4/conf/$each/rp_filter
+                  done
+                  nft 'add table inet seen; add counter inet seen hits
+                       add chain inet seen input { type filter hook input priority 0; }
+                       add rule inet seen input udp dport 9 counter name hits'");
+        let send = || {
+            pod.sh(&format!("bash -c 'for try in 1 2; do echo x >/dev/udp/{HOST}/9; done'"));
+        };
+        world.sh("ip link delete brg0");
+        // It sends to its own port of the former bridge, whose address it can think of.
+        pod.sh("ip neighbour replace 10.10.10.1 lladdr fe:4e:0a:0a:0a:02 dev veth1");
+        send();
+        assert_eq!(counted(&world.root()), 0, "{network}");
+        world.sh("nft delete table inet netsetgo");
+        send();
+        assert_eq!(counted(&world.root()), 2, "{network}");
     }
 }
 

@@ -14,7 +14,7 @@ fn count(user: &User<'_>, like_this: &str) {
 
 /// How many have been counted.
 #[track_caller]
-fn counted(user: &User<'_>) -> u32 {
+pub(crate) fn counted(user: &User<'_>) -> u32 {
     let counter = user.sh("nft list counter inet seen hits").done();
     let mut words = counter.split_whitespace().skip_while(|word| *word != "packets");
     words.nth(1).unwrap().parse().unwrap()
@@ -358,7 +358,7 @@ fn without_nat_nothing_that_is_routed_is_touched() {
     let other = world.alice().attached();
     // What there is of a firewall is for the containers' ports, and the host itself.
     let chains = world.sh("nft list chains | awk '$1 == \"chain\" { print $2 }' | sort | xargs");
-    assert_eq!(chains, "for_host passed_on sent sent_arp sent_ipv4\n");
+    assert_eq!(chains, "arriving for_host passed_on sent sent_arp sent_ipv4\n");
     assert_eq!(ip_forward(&world), "0");
     assert_eq!(answer(&pod), "nothing");
     pings(&pod.inside(), "10.10.10.1", true);

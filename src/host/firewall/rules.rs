@@ -30,7 +30,7 @@ pub(super) const BRIDGED: Table = Table { family: NFPROTO_BRIDGE, name: NAME };
 
 /// The version of the rules below: a rule of another is not taken for one of these. To be raised
 /// with every change of them.
-pub(super) const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 4;
 
 /// The bridges of the containers.
 pub(super) const BRIDGES: Set = Set {
@@ -292,7 +292,8 @@ pub(super) fn all_rules() -> impl Iterator<Item = &'static Rule> {
 /// Whether rules are wanted, and which.
 type Part = (fn(Setup) -> bool, &'static [Rule]);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
+    (|_| true, &NOT_PAST_THE_BRIDGE),
     (|setup| setup.nat, &WAY_OUT),
     (|setup| setup.nat && setup.no_router, &NOT_FOR_OTHERS),
     (|setup| setup.nat, &BACK_AND_BEHIND),
@@ -304,6 +305,12 @@ const PARTS: [Part; 8] = [
 ];
 
 #[rustfmt::skip] // A rule in two lines: it is read as nft lists it.
+const NOT_PAST_THE_BRIDGE: [Rule; 1] = [
+    rule(&ARRIVING, "from a container, past its bridge, or without one: nothing has seen what it sends",
+        || [iif_has(lease::MARK), drop()].concat()),
+];
+
+#[rustfmt::skip]
 const WAY_OUT: [Rule; 13] = [
     rule(&ARRIVING, "no wire reaches 127.0.0.1, whatever route_localnet says",
         || [iif_not_lo(), daddr_loopback(), drop()].concat()),
