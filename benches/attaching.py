@@ -1,6 +1,6 @@
 """How long it takes to attach a container: one, the thousandth, and many at once."""
 
-from contenders import (CniBridge, ByIp, Floor, LxcUserNic, Netavark, Netsetgo, Nothing, sample)
+from contenders import (CniBridge, ByIp, Floor, Heir, LxcUserNic, Netavark, Netsetgo, Nothing, sample)
 from figures import Series
 from world import Failed
 
@@ -30,6 +30,8 @@ class Latency:
                 # each attach look it over anew.
                 ('plain', 'plain', Netsetgo('**netsetgo**, `nat = false`', nat=False)),
                 ('publish', 'publish', Netsetgo('**netsetgo** `-publish 8000:80`', options=PUBLISH)),
+                ('heir', 'publish', Heir('**netsetgo**, after a container that published a port',
+                                         PUBLISH)),
                 ('alone', 'ours', Floor('the floor in one process', 'alone')),
                 ('ip', 'ours', ByIp('four `ip` commands, as root')),
                 ('cni', 'cni', CniBridge('CNI bridge + host-local', False)),

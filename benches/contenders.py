@@ -97,6 +97,24 @@ class Netsetgo(Contender):
             super().undo(pid)
 
 
+class Heir(Netsetgo):
+    """Gets an address whose last container had published a port, and has to take that out."""
+
+    def __init__(self, title, options):
+        super().__init__(title)
+        self.former = Netsetgo('', options=options)
+
+    def prepare(self, world):
+        super().prepare(world)
+        self.former.prepare(world)
+
+    def attach(self, pid, number=0):
+        [dead] = self.world.containers(1)
+        self.former.attach(dead)
+        Contender.undo(self.former, dead)
+        return super().attach(pid, number)
+
+
 class OnOurBridge(Contender):
     """Works on a bridge such as netsetgo's, which is there or is made as an administrator would."""
 
