@@ -153,7 +153,7 @@ const fn ioctl(request: libc::Ioctl) -> u32 {
     request as u32
 }
 
-/// The calls that a request needs beyond [`EITHER`].
+/// The calls that a request needs beyond those that every process does.
 pub fn calls_for(request: &Request) -> &'static [&'static [Call]] {
     match request {
         Request::Check => &[RUN, TRIAL],
@@ -161,7 +161,8 @@ pub fn calls_for(request: &Request) -> &'static [&'static [Call]] {
     }
 }
 
-/// Leaves this process, and whatever it will start, the calls of these lists and [`EITHER`]'s alone.
+/// Leaves this process, and whatever it will start, the calls of these lists alone, and those that
+/// every process needs.
 /// Filters add up: what one forbids no later one allows.
 ///
 /// # Errors
