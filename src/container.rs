@@ -372,10 +372,17 @@ fn configure(
     requests.push(inet::default_route(index, wanted.gateway));
     let Err(failure) = netlink.change_all(requests) else { return Ok(()) };
     let step = steps.get(failure.request).copied().unwrap_or(Step::Up);
-    let there = matches!(step, Step::Route)
-        && failure.error.is(Errno::EEXIST)
-        && inet::has_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))?;
-    if there { Ok(()) } else { Err(at(step)(failure.error)) }
+    if !matches!(step, Step::Route) || !failure.error.is(Errno::EEXIST) {
+        return Err(at(step)(failure.error));
+    }
+    if inet::has_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))? {
+        return Ok(());
+    }
+    match link::get(netlink, By::Index(index)).map_err(at(Step::Look))? {
+        Some(_) => Err(at(step)(failure.error)),
+        // It was this interface's, and went with it.
+        None => Err((Step::Vanished, Errno::ENODEV)),
+    }
 }
 
 /// What the fuzz targets check here.

@@ -187,6 +187,35 @@ fn an_error_says_that_the_bridge_went_meanwhile_and_what_to_do() {
     }
 }
 
+#[test]
+fn a_wire_that_is_taken_out_meanwhile_is_not_said_to_have_another_route() {
+    let world = World::new();
+    let alice = world.alice();
+    let again = |pod: &Container<'_>| Trace::of(&alice, format!("netsetgo -pid {pod}"));
+    // From the second on all runs are alike: the firewall is seen to be whole.
+    alice.attached().kill();
+    let first = alice.attached();
+    let mut places = stages(&alice, format!("netsetgo -pid {first}"));
+    let talks = |stage: &Stage| {
+        stage.part == Part::Child && [libc::SYS_sendto, libc::SYS_recvfrom].contains(&stage.call)
+    };
+    places.retain(talks);
+    first.kill();
+    let mut told = 0;
+    for place in places {
+        world.until_leases_are(&[]);
+        let pod = alice.attached();
+        let frozen = again(&pod).freeze(|stage| stage.is(&place));
+        pod.sh("ip link delete veth1");
+        if let Some(outcome) = frozen.map(Frozen::thaw) {
+            assert!(!outcome.err.contains("another one"), "{place:?}: {outcome:?}");
+            told += u32::from(outcome.err.contains("somebody inside removed it"));
+        }
+        pod.kill();
+    }
+    assert!(told > 1);
+}
+
 /// Starts a container of alice's whose process has this pid.
 fn with_number(world: &World, pid: u32) -> Container<'_> {
     world.root().process(&format!(
