@@ -4,8 +4,9 @@
 //! can end there and leave the process stopped, as its caller could with a well-timed SIGSTOP; from
 //! then on nobody traces it any more.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
@@ -192,6 +193,51 @@ impl Trace {
         registers.orig_rax = call.try_into().unwrap();
         [registers.rdi, registers.rsi, registers.rdx] = arguments;
         ptrace::setregs(pid, registers).unwrap();
+        self.answer(pid)
+    }
+
+    /// Likewise a 32-bit one (`int 0x80`), which it makes after one that it may make.
+    pub(crate) fn make_one_of_32_bits(
+        mut self,
+        here: impl FnMut(Stage) -> bool,
+        call: u64,
+        arguments: [u64; 3],
+    ) -> Result<i64, Signal> {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        const INT_80: [u8; 2] = [0xcd, 0x80];
+        let pid = self.run(here).expect("a run that gets there").pid;
+        let mut registers = ptrace::getregs(pid).unwrap();
+        registers.orig_rax = libc::SYS_getpid.cast_unsigned();
+        ptrace::setregs(pid, registers).unwrap();
+        ptrace::syscall(pid, None).unwrap();
+        assert!(matches!(
+            waitpid(pid, Some(WaitPidFlag::__WALL)),
+            Ok(WaitStatus::PtraceSyscall(_))
+        ));
+        // Back to the instruction that it came by, which is another from now on.
+        let mut registers = ptrace::getregs(pid).unwrap();
+        registers.rip -= SYSCALL.len() as u64;
+        let memory =
+            File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).unwrap();
+        let mut instruction = [0; 2];
+        memory.read_exact_at(&mut instruction, registers.rip).unwrap();
+        assert_eq!(instruction, SYSCALL);
+        memory.write_all_at(&INT_80, registers.rip).unwrap();
+        registers.rax = call;
+        [registers.rbx, registers.rcx, registers.rdx] = arguments;
+        ptrace::setregs(pid, registers).unwrap();
+        ptrace::syscall(pid, None).unwrap();
+        match waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap() {
+            WaitStatus::PtraceSyscall(_) => self.answer(pid),
+            // Of a kernel that has none the instruction is a fault.
+            WaitStatus::Stopped(_, signal) => Err(signal),
+            other => panic!("instead of a system call: {other:?}"),
+        }
+    }
+
+    /// What the kernel answers a process that stands before a system call, or the signal that it dies
+    /// of.
+    fn answer(mut self, pid: Pid) -> Result<i64, Signal> {
         let mut answer = None;
         loop {
             ptrace::syscall(pid, None).unwrap();
@@ -205,6 +251,11 @@ impl Trace {
                     return Err(signal);
                 }
                 (_, Some(answer)) => return Ok(answer),
+                // It has a child, which is not to outlive it.
+                (WaitStatus::PtraceEvent(..), None) => {
+                    let born = ptrace::getevent(pid).unwrap();
+                    self.tracees.0.push(Tracee::child(born));
+                }
                 (other, None) => panic!("instead of an answer or an end: {other:?}"),
             }
         }
