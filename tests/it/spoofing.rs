@@ -300,6 +300,27 @@ fn frames_of_others_at_a_bridge_of_the_administrators_pass() {
 }
 
 #[test]
+fn nobody_at_a_port_of_the_administrators_takes_a_containers_place_in_the_bridges_table() {
+    let world = open_world();
+    world.sh(
+        "ip link add brg0 type bridge; ip address add 10.10.10.1/24 dev brg0; ip link set brg0 up",
+    );
+    let lan = world.neighbour("lan0", "172.16.9.1", "10.10.10.200");
+    world.sh("ip address flush dev lan0; ip link set lan0 master brg0");
+    let _pod = world.alice().attached();
+    lan.sh("ip link set eth0 address 02:4e:0a:0a:0a:02");
+    let entry = || {
+        // Nobody answers: what is for this address goes to one of the two.
+        let _ = lan.user().sh("busybox ping -c 1 -W 1 10.10.10.1");
+        world.sh("bridge fdb show br brg0 | grep ^02:4e:0a:0a:0a:02")
+    };
+    assert!(entry().contains("dev ns1000-0 "), "{}", entry());
+    // An entry that is static and no more moves.
+    world.sh("bridge fdb replace 02:4e:0a:0a:0a:02 dev ns1000-0 master static");
+    assert!(entry().contains("dev lan0 "), "{}", entry());
+}
+
+#[test]
 fn without_nat_a_container_sends_as_itself_alone_all_the_same() {
     let world = World::with_policy(&format!(
         "[network]\nnat = false\nisolation = \"none\"\nhost_access = \"all\"\n{ALICE}"
