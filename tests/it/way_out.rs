@@ -58,6 +58,30 @@ fn a_container_reaches_a_remote_host_which_sees_the_hosts_address() {
 }
 
 #[test]
+fn a_container_leaves_from_the_ports_of_clients_whatever_port_it_sends_from() {
+    let world = World::new();
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let pod = world.alice().attached();
+    for (protocol, kind) in [("tcp", "STREAM"), ("udp", "DGRAM")] {
+        count(&remote.user(), &format!("{protocol} dport 7 {protocol} sport != 32768-49151"));
+        for port in [1, 8080, 32767, 49152, 60999] {
+            pod.sh(&format!(
+                "exec python3 -c '
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_{kind})
+s.settimeout(5)
+s.bind((\"\", {port}))
+s.connect((\"{REMOTE}\", 7))
+s.send(b\"?\\n\")
+assert s.recv(64).startswith(b\"remote \")'"
+            ));
+        }
+        assert_eq!(counted(&remote.user()), 0, "{protocol}");
+    }
+}
+
+#[test]
 fn a_remote_host_with_a_route_reaches_no_container() {
     let world = World::new();
     let remote = world.internet();
@@ -251,6 +275,18 @@ fn a_host_that_was_no_router_becomes_none_for_others() {
         // The host's own business is nobody's but its own.
         assert_eq!(world.root().asks("tcp", "172.16.2.9", 7), "b 172.16.2.1");
     }
+}
+
+#[test]
+fn a_port_that_somebody_else_forwards_leads_on_where_the_host_is_no_router() {
+    let world = World::new();
+    let (a, _b) = neighbours(&world);
+    world.alice().attached();
+    world.sh("nft 'add table ip theirs
+                   add chain ip theirs arriving { type nat hook prerouting priority -100; }
+                   add rule ip theirs arriving tcp dport 7000 dnat to 172.16.2.9:7'");
+    assert_eq!(a.user().asks("tcp", "172.16.1.1", 7000), "b 172.16.1.9");
+    assert_eq!(across(&a), "nothing");
 }
 
 #[test]
