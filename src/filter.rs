@@ -162,8 +162,7 @@ pub fn calls_for(request: &Request) -> &'static [&'static [Call]] {
 }
 
 /// Leaves this process, and whatever it will start, the calls of these lists alone, and those that
-/// every process needs.
-/// Filters add up: what one forbids no later one allows.
+/// every process needs. Filters add up: what one forbids no later one allows.
 ///
 /// # Errors
 /// [`Failed::Filter`].

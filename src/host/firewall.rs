@@ -128,8 +128,7 @@ pub fn look(host: &mut Host, grant: &Grant) -> Result<&'static str> {
     let to_be = host
         .ruleset(|ruleset| look_over(ruleset, grant, forwarding))?
         .map_err(failed("looking it over"))?;
-    let stands = to_be.is_none();
-    Ok(match (stands, grant.nat, forwarding) {
+    Ok(match (to_be.is_none(), grant.nat, forwarding) {
         (_, true, Forwarding::Off) => {
             "ip_forward is 0; the first attach makes it 2, for containers only"
         }
@@ -171,13 +170,13 @@ fn make(host: &mut Host, grant: &Grant, found: &Found, newcomer: Option<u32>) ->
         batch.add(&USERS, &users);
         batch
     };
-    let done = match host.seal {
-        Some(seal) => host.commit(batch(), seal.generation)?,
-        None => Err(netlink::Error::Kernel(Errno::ERESTART)),
-    };
-    // Somebody has changed something meanwhile; it is to be added all the same.
-    let done = if done.is_ok() { done } else { commit(host, batch())? };
-    done.map_err(failed("changing it"))
+    if let Some(seal) = host.seal
+        && host.commit(batch(), seal.generation)?.is_ok()
+    {
+        return Ok(());
+    }
+    // There is no seal to take along, or somebody has changed something meanwhile.
+    commit(host, batch())?.map_err(failed("changing it"))
 }
 
 /// The tables as they are found.

@@ -366,11 +366,7 @@ fn a_name_server_that_the_policy_names_is_reached_though_it_is_the_host() {
 #[test]
 fn hosts_of_an_administrators_lan_reach_the_host_by_the_containers_bridge() {
     let world = world("");
-    world.sh(
-        "ip link add brg0 type bridge; ip address add 10.10.10.1/24 dev brg0; ip link set brg0 up",
-    );
-    let lan = world.neighbour("lan0", "172.16.9.1", "10.10.10.200");
-    world.sh("ip address flush dev lan0; ip link set lan0 master brg0");
+    let lan = world.lan_at_the_bridge();
     world.root().serves("host", "9");
     let pod = server(&world.alice());
     for switch in [0, 1] {

@@ -287,11 +287,7 @@ fn a_container_cannot_fill_the_bridges_table_nor_take_anothers_place_in_it() {
 #[test]
 fn frames_of_others_at_a_bridge_of_the_administrators_pass() {
     let world = open_world();
-    world.sh(
-        "ip link add brg0 type bridge; ip address add 10.10.10.1/24 dev brg0; ip link set brg0 up",
-    );
-    let lan = world.neighbour("lan0", "172.16.9.1", "10.10.10.200");
-    world.sh("ip address flush dev lan0; ip link set lan0 master brg0");
+    let lan = world.lan_at_the_bridge();
     let pod = world.alice().attached();
     pod.inside().serves("pod", "7");
     lan.user().serves("lan", "7");
@@ -302,11 +298,7 @@ fn frames_of_others_at_a_bridge_of_the_administrators_pass() {
 #[test]
 fn nobody_at_a_port_of_the_administrators_takes_a_containers_place_in_the_bridges_table() {
     let world = open_world();
-    world.sh(
-        "ip link add brg0 type bridge; ip address add 10.10.10.1/24 dev brg0; ip link set brg0 up",
-    );
-    let lan = world.neighbour("lan0", "172.16.9.1", "10.10.10.200");
-    world.sh("ip address flush dev lan0; ip link set lan0 master brg0");
+    let lan = world.lan_at_the_bridge();
     let _pod = world.alice().attached();
     lan.sh("ip link set eth0 address 02:4e:0a:0a:0a:02");
     let entry = || {

@@ -43,6 +43,17 @@ impl World {
         ));
         remote
     }
+
+    /// Makes the containers' bridge, as an administrator would, with a LAN of his own at it, on which
+    /// a host has the address 10.10.10.200.
+    #[track_caller]
+    pub(crate) fn lan_at_the_bridge(&self) -> Remote<'_> {
+        self.sh("ip link add brg0 type bridge; ip address add 10.10.10.1/24 dev brg0
+                 ip link set brg0 up");
+        let lan = self.neighbour("lan0", "172.16.9.1", "10.10.10.200");
+        self.sh("ip address flush dev lan0; ip link set lan0 master brg0");
+        lan
+    }
 }
 
 impl<'w> Remote<'w> {
