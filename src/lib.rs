@@ -7,7 +7,8 @@
 //! ports, [`report`] prints the outcome. [`attach`] puts the steps together; [`hook`], [`delete`],
 //! [`list`], [`check`] and [`prune`] are what else there is to ask for. [`audit`] tells the
 //! system's log. The rest serves them: [`address`], [`ports`], [`dns`], [`accounts`], [`netlink`],
-//! [`link`] and [`nftables`], [`error`], and [`sys`], the only place with unsafe code.
+//! [`link`], [`inet`] and [`nftables`], [`error`], and [`sys`], the only place with unsafe
+//! code.
 
 pub mod accounts;
 pub mod address;
