@@ -294,7 +294,7 @@ fn child(channel: &OwnedFd, target: &Target, caller: &Caller, end: &IfName) -> O
         let _ = close(descriptor);
     }
     join(target, caller)?;
-    filter::leave_only(&[filter::INSIDE]).ok()?;
+    filter::leave_only(&filter::INSIDE).ok()?;
     let mut netlink = Netlink::open();
     let mut next = Some(Order::Look);
     while let Some(order) = next {

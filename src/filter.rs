@@ -7,36 +7,35 @@
 //! it (`seccomp_cache_prepare`, `kernel/seccomp.c`): so both its length and the length of a decision
 //! are paid for by every run.
 
-use nix::errno::Errno;
 use nix::libc::{self, c_int, c_long, sock_filter};
 
 use crate::cli::Request;
 use crate::error::{Failed, Result};
 use crate::sys;
 
-/// What the present process is by its numbers of system calls (`linux/audit.h`). Where it is another
-/// machine than these, there is no filter.
-const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
-    Some(0xc000_003e)
+/// The machine that gives the numbers of system calls their meaning (`linux/audit.h`). On another than
+/// these there is no filter.
+const MACHINE: u32 = if cfg!(target_arch = "x86_64") {
+    0xc000_003e
 } else if cfg!(target_arch = "aarch64") {
-    Some(0xc000_00b7)
+    0xc000_00b7
 } else if cfg!(target_arch = "riscv64") {
-    Some(0xc000_00f3)
+    0xc000_00f3
 } else {
-    None
+    0
 };
 
 /// Where `struct seccomp_data` has the number of the call, the machine, and the low half of each
 /// argument (`linux/seccomp.h`).
 const NUMBER_AT: u32 = 0;
-const ARCHITECTURE_AT: u32 = 4;
+const MACHINE_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
 const ARGUMENT: u32 = 8;
 
 /// A system call that stays allowed: with any arguments, or only if one of them is, behind a mask,
 /// one of these values.
-#[derive(Debug, Clone, Copy)]
-pub struct Call(c_long, Option<(u32, u32, &'static [u32])>);
+#[derive(Clone, Copy)]
+struct Call(c_long, Option<(u32, u32, &'static [u32])>);
 
 const fn any(number: c_long) -> Call {
     Call(number, None)
@@ -138,7 +137,7 @@ const RUN: &[Call] = &[
 ];
 
 /// What the child needs once it is inside the container: a socket of the routing service there.
-pub const INSIDE: &[Call] =
+const CHILD: &[Call] =
     &[any(libc::SYS_connect), one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK.cast_unsigned()])];
 
 /// What the trial of `-check` needs beyond the run: a container of its own.
@@ -153,54 +152,127 @@ const fn ioctl(request: libc::Ioctl) -> u32 {
     request as u32
 }
 
-/// The calls that a request needs beyond those that every process does.
-pub fn calls_for(request: &Request) -> &'static [&'static [Call]] {
+/// What a run may do from when its arguments are read.
+static OUTSIDE: Filter = Filter::of(MACHINE, &[EITHER, RUN]);
+
+/// What a run of `-check` may do from then on.
+static CHECK: Filter = Filter::of(MACHINE, &[EITHER, RUN, TRIAL]);
+
+/// What the child may do once it is inside the container.
+pub static INSIDE: Filter = Filter::of(MACHINE, &[EITHER, CHILD]);
+
+/// The filter that leaves what a request needs.
+pub fn for_request(request: &Request) -> &'static Filter {
     match request {
-        Request::Check => &[RUN, TRIAL],
-        _ => &[RUN],
+        Request::Check => &CHECK,
+        _ => &OUTSIDE,
     }
 }
 
-/// Leaves this process, and whatever it will start, the calls of these lists alone, and those that
-/// every process needs. Filters add up: what one forbids no later one allows.
+/// Leaves this process, and whatever it will start, what `filter` allows. Filters add up: what one
+/// forbids no later one allows.
 ///
 /// # Errors
 /// [`Failed::Filter`].
-pub fn leave_only(lists: &[&[Call]]) -> Result<()> {
-    let Some(architecture) = ARCHITECTURE else { return Ok(()) };
-    let calls = lists.iter().copied().chain([EITHER]).flatten().copied().collect();
-    let program = program(architecture, calls).ok_or(Failed::Filter(Errno::E2BIG))?;
-    Ok(sys::set_filter(&program).map_err(Failed::Filter)?)
+pub fn leave_only(filter: &Filter) -> Result<()> {
+    match MACHINE {
+        0 => Ok(()),
+        _ => Ok(sys::set_filter(filter.program()).map_err(Failed::Filter)?),
+    }
 }
 
-/// The filter's program. `None` when it would be too long to jump over.
-fn program(architecture: u32, mut calls: Vec<Call>) -> Option<Vec<sock_filter>> {
-    calls.sort_by_key(|call| call.0);
-    // What is decided from this number on, up to the next one.
-    let mut from = vec![(0, Decision::Kill)];
-    for Call(number, condition) in calls {
-        let number = u32::try_from(number).ok()?;
-        from.pop_if(|(start, _)| *start == number);
-        let decision = condition.map_or(Decision::Allow, Decision::If);
-        if from.last().is_none_or(|(_, before)| *before != decision) {
-            from.push((number, decision));
-        }
-        from.push((number + 1, Decision::Kill));
+/// The most instructions that a filter has.
+const ROOM: usize = 256;
+
+/// The highest number of a system call that is looked for in a list.
+const HIGHEST: u32 = 511;
+
+/// A filter's program. It is written when this one is compiled, and whatever could fail then keeps it
+/// from being compiled: a place out of bounds, a jump too long.
+pub struct Filter {
+    /// The program is the end of this. Jumps lead forward, so what they lead to is written before,
+    /// and a place is counted from the end.
+    instructions: [sock_filter; ROOM],
+    length: usize,
+}
+
+impl Filter {
+    /// A filter that leaves the calls of these lists to the numbers of this machine.
+    const fn of(machine: u32, lists: &[&[Call]]) -> Filter {
+        let nothing = sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
+        let mut filter = Filter { instructions: [nothing; ROOM], length: 0 };
+        let allow = filter.push(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW);
+        let kill = filter.push(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS);
+        let ends = Ends { kill, allow };
+        let (from, count) = turns(lists);
+        filter.tree(from.split_at(count).0, ends);
+        let number = filter.load(NUMBER_AT);
+        filter.jump(libc::BPF_JEQ, machine, number, ends.kill);
+        filter.load(MACHINE_AT);
+        filter
     }
-    let mut program = Program(Vec::new());
-    let allow = program.push(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW);
-    let kill = program.push(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS);
-    let ends = Ends { kill, allow };
-    program.tree(&from, ends)?;
-    let number = program.load(NUMBER_AT);
-    program.jump(libc::BPF_JEQ, architecture, number, ends.kill)?;
-    program.load(ARCHITECTURE_AT);
-    program.0.reverse();
-    Some(program.0)
+
+    fn program(&self) -> &[sock_filter] {
+        self.instructions.split_at(ROOM - self.length).1
+    }
+
+    /// Finds the decision on a number by halves. Gives where that begins.
+    const fn tree(&mut self, from: &[(u32, Decision)], ends: Ends) -> usize {
+        let (lower, upper) = match from {
+            [] | [(_, Decision::Kill)] => return ends.kill,
+            [(_, Decision::Allow)] => return ends.allow,
+            [(_, Decision::If(condition))] => return self.condition(*condition, ends),
+            _ => from.split_at(from.len() / 2),
+        };
+        let above = self.tree(upper, ends);
+        let below = self.tree(lower, ends);
+        let [(first, _), ..] = upper else { return below };
+        self.jump(libc::BPF_JGE, *first, above, below)
+    }
+
+    const fn condition(
+        &mut self,
+        (argument, mask, mut values): (u32, u32, &[u32]),
+        ends: Ends,
+    ) -> usize {
+        let mut otherwise = ends.kill;
+        while let [value, rest @ ..] = values {
+            otherwise = self.jump(libc::BPF_JEQ, *value, ends.allow, otherwise);
+            values = rest;
+        }
+        if mask != u32::MAX {
+            self.push(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask);
+        }
+        self.load(ARGUMENTS_AT + argument * ARGUMENT)
+    }
+
+    const fn load(&mut self, offset: u32) -> usize {
+        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
+    }
+
+    /// Goes on at the one place if the condition holds, and at the other if not.
+    #[allow(clippy::cast_possible_truncation, clippy::indexing_slicing)]
+    const fn jump(&mut self, condition: u32, k: u32, holds: usize, fails: usize) -> usize {
+        let here = self.push(libc::BPF_JMP | condition | libc::BPF_K, k);
+        let (jt, jf) = (here - holds - 1, here - fails - 1);
+        assert!(jt <= u8::MAX as usize && jf <= u8::MAX as usize, "too long to jump over");
+        let instruction = &mut self.instructions[ROOM - 1 - here];
+        (instruction.jt, instruction.jf) = (jt as u8, jf as u8);
+        here
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::indexing_slicing)]
+    const fn push(&mut self, code: u32, k: u32) -> usize {
+        let here = self.length;
+        // The kernel's codes have 16 bits, the C library's constants 32.
+        self.instructions[ROOM - 1 - here] = sock_filter { code: code as u16, jt: 0, jf: 0, k };
+        self.length += 1;
+        here
+    }
 }
 
 /// What becomes of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Decision {
     Kill,
     Allow,
@@ -214,66 +286,52 @@ struct Ends {
     allow: usize,
 }
 
-/// A program, the last instruction first: jumps lead forward, so where they lead is written before. An
-/// instruction's place is counted from the end.
-struct Program(Vec<sock_filter>);
-
-impl Program {
-    /// Finds the decision on a number by halves. Gives where that begins.
-    fn tree(&mut self, from: &[(u32, Decision)], ends: Ends) -> Option<usize> {
-        let (lower, upper) = match from {
-            [] | [(_, Decision::Kill)] => return Some(ends.kill),
-            [(_, Decision::Allow)] => return Some(ends.allow),
-            [(_, Decision::If(condition))] => return self.condition(*condition, ends),
-            _ => from.split_at(from.len() / 2),
-        };
-        let above = self.tree(upper, ends)?;
-        let below = self.tree(lower, ends)?;
-        self.jump(libc::BPF_JGE, upper.first()?.0, above, below)
-    }
-
-    fn condition(
-        &mut self,
-        (argument, mask, values): (u32, u32, &[u32]),
-        ends: Ends,
-    ) -> Option<usize> {
-        let mut otherwise = ends.kill;
-        for value in values {
-            otherwise = self.jump(libc::BPF_JEQ, *value, ends.allow, otherwise)?;
+/// The numbers from which another decision is taken, up to the next one, and how many there are.
+#[allow(clippy::indexing_slicing)]
+const fn turns(lists: &[&[Call]]) -> ([(u32, Decision); ROOM], usize) {
+    let mut turns = [(0, Decision::Kill); ROOM];
+    let mut count = 1;
+    let mut number = 0;
+    // The one beyond the highest is in no list.
+    while number <= HIGHEST + 1 {
+        let decision = decision(lists, number);
+        match (turns[count - 1].1, decision) {
+            (Decision::Kill, Decision::Kill) | (Decision::Allow, Decision::Allow) => {}
+            _ => {
+                turns[count] = (number, decision);
+                count += 1;
+            }
         }
-        if mask != u32::MAX {
-            self.push(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask);
+        number += 1;
+    }
+    (turns, count)
+}
+
+const fn decision(mut lists: &[&[Call]], number: u32) -> Decision {
+    while let [list, others @ ..] = lists {
+        let mut calls = *list;
+        while let [Call(listed, condition), rest @ ..] = calls {
+            assert!(*listed >= 0 && *listed <= HIGHEST as c_long, "a number out of range");
+            if *listed == number as c_long {
+                return match *condition {
+                    None => Decision::Allow,
+                    Some(condition) => Decision::If(condition),
+                };
+            }
+            calls = rest;
         }
-        Some(self.load(ARGUMENTS_AT + argument * ARGUMENT))
+        lists = others;
     }
-
-    fn load(&mut self, offset: u32) -> usize {
-        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
-    }
-
-    /// Goes on at the one place if the condition holds, and at the other if not.
-    fn jump(&mut self, condition: u32, k: u32, holds: usize, fails: usize) -> Option<usize> {
-        let here = self.push(libc::BPF_JMP | condition | libc::BPF_K, k);
-        let past = |place: usize| u8::try_from(here - place - 1).ok();
-        let (jt, jf) = (past(holds)?, past(fails)?);
-        let instruction = self.0.last_mut()?;
-        (instruction.jt, instruction.jf) = (jt, jf);
-        Some(here)
-    }
-
-    #[allow(clippy::cast_possible_truncation)]
-    fn push(&mut self, code: u32, k: u32) -> usize {
-        // The kernel's codes have 16 bits, the C library's constants 32.
-        self.0.push(sock_filter { code: code as u16, jt: 0, jf: 0, k });
-        self.0.len() - 1
-    }
+    Decision::Kill
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
-    const MACHINE: u32 = 7;
+    const OURS: u32 = 7;
 
     /// What the program decides, as the kernel would carry it out.
     fn decide(program: &[sock_filter], machine: u32, number: u32, arguments: [u32; 6]) -> u32 {
@@ -286,7 +344,7 @@ mod tests {
                 libc::BPF_LD => {
                     value = match k {
                         NUMBER_AT => number,
-                        ARCHITECTURE_AT => machine,
+                        MACHINE_AT => machine,
                         _ => arguments[((k - ARGUMENTS_AT) / ARGUMENT) as usize],
                     };
                     continue;
@@ -304,9 +362,9 @@ mod tests {
     }
 
     fn allows(calls: &[Call], number: c_long, arguments: [u32; 6]) -> bool {
-        let program = program(MACHINE, calls.to_vec()).unwrap();
+        let filter = Filter::of(OURS, &[calls]);
         let number = number.try_into().unwrap();
-        decide(&program, MACHINE, number, arguments) == libc::SECCOMP_RET_ALLOW
+        decide(filter.program(), OURS, number, arguments) == libc::SECCOMP_RET_ALLOW
     }
 
     #[test]
@@ -331,23 +389,31 @@ mod tests {
 
     #[test]
     fn the_numbers_of_another_machine_mean_nothing() {
-        let program = program(MACHINE, vec![any(1)]).unwrap();
-        assert_eq!(decide(&program, 8, 1, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        let filter = Filter::of(OURS, &[&[any(1)]]);
+        assert_eq!(decide(filter.program(), 8, 1, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
     }
 
     #[test]
-    fn the_filters_in_use_can_be_made() {
-        for lists in [&[RUN][..], &[RUN, TRIAL], &[INSIDE]] {
-            let calls: Vec<_> = lists.iter().copied().chain([EITHER]).flatten().copied().collect();
-            let mut numbers: Vec<_> = calls.iter().map(|call| call.0).collect();
-            numbers.sort_unstable();
-            assert!(numbers.is_sorted_by(|one, other| one < other), "one is listed twice");
-            for Call(number, condition) in &calls {
+    fn the_filters_in_use_leave_what_is_listed() {
+        let used = [
+            (&OUTSIDE, &[EITHER, RUN][..]),
+            (&CHECK, &[EITHER, RUN, TRIAL]),
+            (&INSIDE, &[EITHER, CHILD]),
+        ];
+        for (filter, lists) in used {
+            let calls: Vec<_> = lists.iter().copied().flatten().collect();
+            let numbers: HashSet<_> = calls.iter().map(|call| call.0).collect();
+            assert_eq!(numbers.len(), calls.len(), "one is listed twice");
+            let decide = |number: c_long, arguments| {
+                decide(filter.program(), MACHINE, number.try_into().unwrap(), arguments)
+            };
+            for Call(number, condition) in calls {
                 let arguments = condition.map_or([0; 6], |(_, _, values)| [values[0]; 6]);
-                assert!(allows(&calls, *number, arguments), "{number}");
+                assert_eq!(decide(*number, arguments), libc::SECCOMP_RET_ALLOW, "{number}");
             }
-            for number in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_kill, libc::SYS_mount] {
-                assert!(!allows(&calls, number, [0; 6]), "{number}");
+            for number in (0..600).filter(|number| !numbers.contains(number)) {
+                let killed = decide(number, [0; 6]) == libc::SECCOMP_RET_KILL_PROCESS;
+                assert!(killed, "{number}");
             }
         }
     }

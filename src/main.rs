@@ -30,7 +30,7 @@ fn story() -> i32 {
 fn run() -> Result<()> {
     let mut caller = become_caller()?;
     let request = cli::parse(std::env::args_os().skip(1))?;
-    filter::leave_only(filter::calls_for(&request))?;
+    filter::leave_only(filter::for_request(&request))?;
     match request {
         Request::Help => report::print(&cli::help()),
         Request::Version => report::print(cli::version()),
