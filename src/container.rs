@@ -210,10 +210,6 @@ impl Inside {
     /// [`Failed::Inside`], also when its peer is not the one it should be, and
     /// [`Failed::ChildGone`].
     pub fn configured(&mut self) -> Result<()> {
-        // One wait is enough for a child that ends when it has answered.
-        if self.at_work == Some(Then::End) {
-            self.wait();
-        }
         self.outcome().map(drop)
     }
 

@@ -182,7 +182,7 @@ pub fn leave_only(filter: &Filter) -> Result<()> {
 }
 
 /// The most instructions that a filter has.
-const ROOM: usize = 256;
+const ROOM: usize = 128;
 
 /// The highest number of a system call that is looked for in a list.
 const HIGHEST: u32 = 511;
@@ -288,8 +288,8 @@ struct Ends {
 
 /// The numbers from which another decision is taken, up to the next one, and how many there are.
 #[allow(clippy::indexing_slicing)]
-const fn turns(lists: &[&[Call]]) -> ([(u32, Decision); ROOM], usize) {
-    let mut turns = [(0, Decision::Kill); ROOM];
+const fn turns(lists: &[&[Call]]) -> ([(u32, Decision); 2 * ROOM], usize) {
+    let mut turns = [(0, Decision::Kill); 2 * ROOM];
     let mut count = 1;
     let mut number = 0;
     // The one beyond the highest is in no list.
