@@ -2,6 +2,7 @@
 //! all, but for published ports, which the kernel shows to CAP_NET_ADMIN only.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::net::Ipv4Addr;
 
@@ -11,7 +12,7 @@ use crate::accounts;
 use crate::address::Cidr;
 use crate::caller::{self, Caller};
 use crate::error::{Failed, Result};
-use crate::host::lease::{address_of, owner_of};
+use crate::host::lease::{address_of, is_of_a_lease, owner_of};
 use crate::host::{Host, bridge, publish};
 use crate::link::{self, Kind, Link, Namespace};
 use crate::netlink::Netlink;
@@ -22,7 +23,7 @@ use crate::report::{self, one_word};
 /// A lease, and what there is to know of its container.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+struct Row {
     address: String,
     user: String,
     host_interface: String,
@@ -36,6 +37,9 @@ struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
     port_mappings: Vec<Mapping>,
+    /// Somebody has deleted its bridge, or taken it out there.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    no_bridge: bool,
 }
 
 /// How much of his quota the caller uses.
@@ -47,7 +51,7 @@ struct Quota {
 
 #[derive(Debug, Serialize)]
 struct List {
-    leases: Vec<Entry>,
+    leases: Vec<Row>,
     /// Not for whom the policy allows nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     quota: Option<Quota>,
@@ -61,9 +65,10 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
     let published = published(caller)?;
     caller::give_up_all()?;
     let mut netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
-    let links = leases(&mut netlink)?;
+    let grant = policy::grant(caller).ok();
+    let links = leases(&mut netlink, grant.as_ref().map(|grant| grant.address))?;
     let used = links.iter().filter(|(_, link)| owner_of(&link.name) == Some(caller.uid)).count();
-    let quota = policy::grant(caller).ok().map(|grant| Quota { links: grant.links, used });
+    let quota = grant.map(|grant| Quota { links: grant.links, used });
     let users = accounts::passwd();
     let processes = if links.is_empty() { BTreeMap::new() } else { processes(&mut netlink) };
 
@@ -72,13 +77,14 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
         let of_this = |(ip, owner, _): &&(Ipv4Addr, String, Mapping)| {
             *ip == address.ip && *owner == link.name
         };
-        list.leases.push(Entry {
+        list.leases.push(Row {
             address: address.to_string(),
             user: user(&link.name, &users),
             interface: link::name_inside(&mut netlink, &link).as_deref().map(one_word),
             container: link.alias.as_deref().map(one_word),
             pid: link.peer_namespace.and_then(|id| processes.get(&id).copied()),
             port_mappings: published.iter().filter(of_this).map(|(_, _, m)| *m).collect(),
+            no_bridge: link.master.is_none(),
             host_interface: one_word(&link.name),
         });
     }
@@ -94,18 +100,17 @@ fn published(caller: &mut Caller) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
     Ok(all)
 }
 
-/// The links that are leases, in the order of their addresses.
-fn leases(netlink: &mut Netlink) -> Result<Vec<(Cidr, Link)>> {
+/// The links that are leases, in the order of their addresses: by the subnet of their bridge, or by
+/// `home` where that has gone.
+fn leases(netlink: &mut Netlink, home: Option<Cidr>) -> Result<Vec<(Cidr, Link)>> {
     let links = link::all(netlink, Kind::Veth).map_err(Failed::netlink("reading the links"))?;
-    let mut subnets: BTreeMap<u32, Vec<Cidr>> = BTreeMap::new();
+    let mut subnets = BTreeMap::from([(None, Vec::from_iter(home))]);
     let mut leases = Vec::new();
     for link in links {
-        let Some(master) = link.master else { continue };
-        let subnets = match subnets.entry(master) {
-            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::btree_map::Entry::Vacant(new) => {
-                new.insert(bridge::addresses(netlink, master)?)
-            }
+        let subnets = match (subnets.entry(link.master), link.master) {
+            (_, None) if !is_of_a_lease(&link) || link.peer_namespace.is_none() => continue,
+            (Entry::Vacant(new), Some(bridge)) => new.insert(bridge::addresses(netlink, bridge)?),
+            (known, _) => known.or_default(),
         };
         if let Some(address) = subnets.iter().find_map(|subnet| address_of(link.index, *subnet)) {
             leases.push((address, link));
@@ -167,6 +172,10 @@ fn as_table(list: &List) -> String {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
+    }
+    for entry in list.leases.iter().filter(|entry| entry.no_bridge) {
+        let name = &entry.host_interface;
+        text += &format!("{name} is at no bridge: to attach its container again puts it back\n");
     }
     if let Some(Quota { links, used }) = list.quota {
         text += &format!("{used} of your {links} links used\n");

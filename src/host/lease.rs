@@ -71,6 +71,11 @@ pub fn owner_of(name: &str) -> Option<u32> {
     uid.parse().ok().filter(|owner: &u32| is_slot && owner.to_string() == uid)
 }
 
+/// Whether `link` was made as the host's end of a wire: by its kind, and by its group.
+pub fn is_of_a_lease(link: &Link) -> bool {
+    link.kind == Some(Kind::Veth) && link.group & GROUP_MARK != 0
+}
+
 /// A lease that is held: both ends of the wire exist.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
@@ -139,12 +144,7 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     let to_the_target = link.peer == Some(end.index)
         && link.peer_namespace.is_some()
         && link.peer_namespace == namespace_id(host, wanted.target)?;
-    if !of_the_caller
-        || !to_the_target
-        || link.group & GROUP_MARK == 0
-        || link.kind != Some(Kind::Veth)
-        || elsewhere
-    {
+    if !of_the_caller || !to_the_target || !is_of_a_lease(&link) || elsewhere {
         return Err(foreign());
     }
     if wanted.address.is_some_and(|asked| asked != address.ip) {

@@ -259,6 +259,10 @@ fn what_only_looks_like_a_lease_is_none() {
         // The index alone: 10.10.10.7, in no bridge, and not of a wire.
         "ip link add x index 1242171911 type veth peer name y",
         "ip link add x index 1242171911 type bridge; ip address add 10.10.10.77/32 dev x",
+        // With a lease's group, and both ends here.
+        "ip link add ns1000-5 index 1242171911 group 1073741825 type veth peer name y",
+        // With the other end in another namespace, and no lease's group.
+        "ip netns add z; ip link add ns1000-5 index 1242171911 type veth peer name y netns z",
         // In a bridge that has no address, or one of another subnet.
         "ip link add x type bridge; ip link add y index 1242171911 type veth; ip link set y master x",
         "ip link add x type bridge; ip address add 10.10.11.1/24 dev x
@@ -271,7 +275,8 @@ fn what_only_looks_like_a_lease_is_none() {
         world.sh(made);
         assert_eq!(listed(&alice), list, "{made}");
         assert_eq!(table(&alice).1.unwrap(), "1 of your 16 links used");
-        world.sh("for link in x y ns1000-5; do ip link del $link 2>/dev/null; done; true");
+        world.sh("for link in x y ns1000-5; do ip link del $link 2>/dev/null; done
+                  [ ! -e /run/netns/z ] || ip netns del z");
     }
     // Whatever root calls a wire, it is one by its index; in root's other bridges as well.
     world.sh("ip netns add roots; ip netns add more");
@@ -284,6 +289,33 @@ fn what_only_looks_like_a_lease_is_none() {
     assert_eq!(column(2), ["ns1000-0", "ns1000-x0", "ns0-0"]);
     assert_eq!((&rows[0][1], &rows[2][1]), (&"alice".to_owned(), &"root".to_owned()));
     assert!(quota.is_some());
+}
+
+#[test]
+fn a_wire_whose_bridge_was_deleted_is_listed_and_what_to_do_is_said() {
+    let world = World::with_policy(&format!("{ALICE}[[allow]]\nuid = 1001\n"));
+    let (alice, bob) = (world.alice(), world.bob());
+    let pods = [alice.attached(), alice.attached()];
+    bob.attached();
+    let whole = listed(&alice);
+    world.sh("ip link del brg0");
+
+    let list = listed(&alice);
+    let names = ["ns1000-0", "ns1000-1", "ns1001-0"];
+    for (n, name) in names.iter().enumerate() {
+        let mut row = whole["leases"][n].clone();
+        row["noBridge"] = true.into();
+        assert_eq!(list["leases"][n], row, "{name}");
+    }
+    assert_eq!(list["quota"], json!({"links": 16, "used": 2}));
+    let text = alice.netsetgo("-list").done();
+    let notes: Vec<_> = text.lines().filter(|line| line.contains(" is at no bridge: ")).collect();
+    let note = |name| format!("{name} is at no bridge: to attach its container again puts it back");
+    assert_eq!(notes, names.map(note));
+
+    alice.netsetgo(format!("-pid {}", pods[1])).done();
+    assert_eq!(listed(&alice)["leases"][1], whole["leases"][1]);
+    assert_eq!(listed(&alice)["leases"][0], list["leases"][0]);
 }
 
 #[test]
