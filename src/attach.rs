@@ -120,8 +120,8 @@ fn name_service(grant: &Grant, request: &Attach) -> Result<Dns> {
     }
 }
 
-/// Has the inside configured, and meanwhile lets frames pass and publishes ports; then gives up the
-/// last capability.
+/// Has the inside configured, and meanwhile prepares the port; lets frames pass, and publishes ports;
+/// then gives up the last capability.
 fn connect(
     host: &mut Host,
     wanted: &Wanted,
@@ -150,12 +150,20 @@ fn connect(
     if !lease.open {
         publish::clear(host, lease, bridge, wanted.target)?;
     }
-    if !lease.open || lease.astray {
+    let closed = !lease.open || lease.astray;
+    if closed {
         let alias = request.container.as_deref();
-        bridge::open_port(host, lease, reflect, alias)?;
+        bridge::settle_port(host, lease, reflect, alias)?;
     } else if reflect {
         bridge::reflect(host, &lease.host_end)?;
     }
+    // A port whose other end is down would be taken out of service again when the kernel comes to look
+    // at links, under the lock that every change of anybody's network waits for.
+    inside.configured()?;
+    if closed {
+        bridge::open_port(host, lease)?;
+    }
+    // From here on somebody answers.
     *published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
     let blocked = match firewall::is_sealed(host) {
         true => None,
@@ -164,7 +172,6 @@ fn connect(
     if blocked.is_none() {
         firewall::seal(host)?;
     }
-    inside.configured()?;
     caller::give_up_all()?;
     Ok(blocked)
 }

@@ -14,7 +14,7 @@ use crate::address::{Cidr, IfName, Mac};
 use crate::error::{Error, Failed, Result};
 use crate::inet;
 use crate::link::{self, By, Kind, Link, ifinfomsg};
-use crate::netlink::{Netlink, Request};
+use crate::netlink::{self, Netlink, Request};
 use crate::policy::Grant;
 
 /// Which of the link-local group addresses 01:80:c2:00:00:0x are forwarded like any others: those
@@ -223,9 +223,9 @@ pub fn put_back(host: &mut Host, lease: &Lease, bridge: &Link) -> Result<()> {
     })
 }
 
-/// Opens the port of the bridge that `lease` is: frames pass from here on. It is born closed (down),
-/// since what keeps frames from going past the bridge cannot be set at its birth, and since nothing
-/// that an earlier lessee left may get there. So it is opened by its group, which is no other link's.
+/// Gives the port of the bridge that `lease` is all that it has to have before frames may pass: it is
+/// born closed (down), since what keeps frames from going past the bridge cannot be set at its birth,
+/// and since nothing that an earlier lessee left may get there.
 /// The container's address gets a static entry in the bridge's forwarding table: learnt ones are
 /// forgotten in time, and what has none is sent to nobody. It goes with the port, and whoever has the
 /// index has the address.
@@ -234,7 +234,7 @@ pub fn put_back(host: &mut Host, lease: &Lease, bridge: &Link) -> Result<()> {
 ///
 /// # Errors
 /// [`Failed::LeaseLost`], [`Failed::Netlink`].
-pub fn open_port(
+pub fn settle_port(
     host: &mut Host,
     lease: &Lease,
     reflects: bool,
@@ -254,15 +254,26 @@ pub fn open_port(
         settings = settings.text(IFLA_IFALIAS, alias);
     }
     let entry = inet::forwarding_entry(lease.index, Mac::of(lease.address.ip));
-    host.privileged(|netlink| {
-        link::change_without_ipv6(netlink, settings, &[entry])?;
-        // By itself: it must not be done if what comes before it fails.
-        netlink.change(link::set_group(lease.group, true)?, 0)
-    })?
-    .map_err(|error| match error.is(Errno::ENODEV) {
+    host.privileged(|netlink| link::change_without_ipv6(netlink, settings, &[entry]))?
+        .map(drop)
+        .map_err(not_opened)
+}
+
+/// Opens that port: frames pass from here on. By its group, which is no other link's; and by itself, as
+/// it must not be done if [`settle_port`] fails.
+///
+/// # Errors
+/// [`Failed::Netlink`].
+pub fn open_port(host: &mut Host, lease: &Lease) -> Result<()> {
+    host.privileged(|netlink| netlink.change(link::set_group(lease.group, true)?, 0))?
+        .map_err(not_opened)
+}
+
+fn not_opened(error: netlink::Error) -> Error {
+    match error.is(Errno::ENODEV) {
         true => Failed::LeaseLost.into(),
         false => Failed::Netlink("opening the bridge's port", error).into(),
-    })
+    }
 }
 
 /// Lets frames go back out of the port that they came from: where bridged frames pass the firewall

@@ -115,6 +115,27 @@ fn the_wire_is_what_the_lease_says() {
 }
 
 #[test]
+fn a_port_is_opened_when_the_other_end_is_up() {
+    // Else the kernel finds the one up and without a carrier, and takes it out of service again.
+    let world = World::new();
+    world.sh("ip -o monitor link >/run/links 2>&1 & echo $! >/run/monitor
+              until grep -q probe /run/links; do
+                  ip link add probe type bridge; ip link del probe
+              done");
+    let pods: Vec<_> = (0..10).map(|_| world.alice().attached()).collect();
+    let told = world.sh("ip link add last type bridge
+                         until grep -q ' last: ' /run/links; do sleep 0.01; done
+                         kill $(cat /run/monitor); cat /run/links");
+    for slot in 0..pods.len() {
+        let name = format!(" ns1000-{slot}@");
+        let of_it = told.lines().filter(|line| line.contains(&name));
+        let up: Vec<_> = of_it.filter(|line| line.contains(",UP")).collect();
+        assert!(!up.is_empty(), "{told}");
+        assert!(up.iter().all(|line| line.contains(",LOWER_UP")), "{up:#?}");
+    }
+}
+
+#[test]
 fn an_address_beyond_the_bits_of_an_index_is_leased_as_well() {
     let policy = format!("[network]\naddress = \"192.168.200.1/24\"\n{ALICE}");
     let world = World::with_policy(&policy);
