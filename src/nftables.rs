@@ -112,7 +112,7 @@ pub struct Set {
     pub value: &'static [Kind],
     /// Whether its keys are ranges.
     pub ranges: bool,
-    /// After what time an element is gone, if it does not stay.
+    /// After what time an element is gone, if elements can expire: zero is never, unless it is told to.
     pub lifetime: Option<Duration>,
 }
 
@@ -165,6 +165,8 @@ pub struct Element {
     pub end: bool,
     /// The last key of a range, where keys have several parts; empty if it is this one.
     pub last: Vec<u8>,
+    /// Whether it does not stay: one that is read still counts, and one that is added goes at once.
+    pub expires: bool,
 }
 
 impl Element {
@@ -185,6 +187,10 @@ impl Element {
         }
         if !self.value.is_empty() {
             attributes.push(SetElementAttribute::Data(DataAttribute::Value(self.value.clone())));
+        }
+        if self.expires {
+            // As soon as the kernel can: it counts in ticks, of 1 to 10 ms.
+            attributes.push(SetElementAttribute::Timeout(1));
         }
         if !self.comment.is_empty() {
             attributes.push(SetElementAttribute::UserData(text_data(COMMENT, &self.comment)));

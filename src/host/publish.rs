@@ -11,10 +11,14 @@
 //!   takes everything out that leads to it, in the same way, then what waits for it, and last the
 //!   address from the set, which begins a new generation. Only then he opens the port.
 //!
+//! What is taken out is told to expire (see `publish/removal.rs`): that begins the new generation, and it is
+//! waited for. A mark that expires says nothing any more to whoever publishes.
+//!
 //! So a run of an earlier lessee's has committed before, and that is taken out; or it comes after, and
 //! its generation is over. Where an address has never been published there is nothing to do.
 
 mod elements;
+mod removal;
 mod taken;
 
 use std::collections::HashSet;
@@ -23,7 +27,8 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use self::elements::{address, key, live_of, mapping, sets, value};
+use self::elements::{address, key, led_to, live_of, mapping, sets, value};
+use self::removal::{Removal, leading};
 use self::taken::{Resolved, resolve};
 use super::conntrack::{self, Own};
 use super::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING};
@@ -32,6 +37,7 @@ use super::{Host, forwarding, listeners};
 use crate::error::{Error, Failed, Refused, Result, Usage};
 use crate::inet;
 use crate::link::Link;
+use crate::netlink;
 use crate::nftables::{Batch, Element, Ruleset, Set};
 use crate::policy::Grant;
 use crate::ports::{MOST_PORTS, Mapping, Protocol};
@@ -111,7 +117,7 @@ pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> 
     let closed = |host: &mut Host| {
         lease::held(host, lease, target).map(|link| link.is_some_and(|link| !link.up))
     };
-    take_out(host, lease.address.ip, &[bridge.index], closed)
+    take_out_of(host, lease, &[bridge.index], closed)
 }
 
 /// Whether something may be published for this lease's container.
@@ -119,7 +125,7 @@ pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> 
 /// # Errors
 /// [`Failed::Firewall`].
 pub fn is_published(host: &mut Host, lease: &Lease) -> Result<bool> {
-    is_marked(host, &Element::key(lease.address.ip.octets().to_vec()))
+    Ok(mark_of(host, lease.address.ip)?.is_some())
 }
 
 /// All that is published: for whom, by address and by the name of the host's end, and what.
@@ -129,7 +135,7 @@ pub fn is_published(host: &mut Host, lease: &Lease) -> Result<bool> {
 pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
     let mut all = Vec::new();
     for map in [&PORTS, &PORTS_AT] {
-        for element in all_of(host, map)? {
+        for element in all_of(host, map)?.into_iter().filter(|element| !element.expires) {
             all.extend(mapping(&element).map(|(ip, mapping)| (ip, element.comment, mapping)));
         }
     }
@@ -142,7 +148,7 @@ pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
 /// [`Failed::Firewall`], [`Failed::Contended`].
 pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
     let bridges = bridges(host)?;
-    take_out(host, lease.address.ip, &bridges, |host| lease::is_held(host, lease, target))
+    take_out_of(host, lease, &bridges, |host| lease::is_held(host, lease, target))
 }
 
 /// Takes out whatever leads to a container that is gone.
@@ -151,11 +157,16 @@ pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
 /// [`Failed::Firewall`], [`Failed::Contended`].
 pub fn prune(host: &mut Host) -> Result<()> {
     let bridges = bridges(host)?;
-    for element in all_of(host, &PUBLISHING)? {
-        let Some(ip) = address(&element.key) else { continue };
-        take_out(host, ip, &bridges, |host| host.has_index(index_of(ip)).map(|leased| !leased))?;
-    }
-    Ok(())
+    take_out(host, &bridges, |host| {
+        let mut gone = Vec::new();
+        for mark in all_of(host, &PUBLISHING)? {
+            let Some(ip) = address(&mark.key) else { continue };
+            if !host.has_index(index_of(ip))? {
+                gone.push(mark);
+            }
+        }
+        Ok(gone)
+    })
 }
 
 /// Takes back what a run has published, if it fails afterwards: everything, if its lease is new.
@@ -175,65 +186,72 @@ pub fn take_back(
     if lease.new {
         return withdraw(host, lease, target);
     }
+    let live = |mapping: &Mapping| {
+        [key(mapping), value(lease.address.ip, mapping.container_port)].concat()
+    };
+    let added: HashSet<_> = published.added.iter().map(live).collect();
+    let mut removal = Removal::default();
     for _ in 0..TRIES {
         let generation = generation(host)?;
         if !held(host)? {
             return Ok(());
         }
-        let mut batch = Batch::default();
-        for mapping in &published.added {
-            let (map, live) = sets(mapping);
-            let value = value(lease.address.ip, mapping.container_port);
-            batch.delete(map, &[Element::key(key(mapping))]);
-            batch.delete(live, &[Element::key([key(mapping), value].concat())]);
-        }
-        if commit(host, batch, generation)? {
+        let there = leading(host, |element| added.contains(&live_of(element)))?;
+        if there.is_empty() {
             return Ok(());
         }
+        removal.go_on(host, there, generation)?;
     }
     Err(Failed::Contended.into())
 }
 
-/// Takes out whatever leads to `ip`, under generations in which `may` says that this is right, and what
-/// waits for it at one of the bridges; last of all the mark, so that a further run goes on with what
-/// this one may leave.
-fn take_out(
+/// Takes out whatever leads to the address of this lease, if `may` says that this is right.
+fn take_out_of(
     host: &mut Host,
-    ip: Ipv4Addr,
+    lease: &Lease,
     bridges: &[u32],
     may: impl Fn(&mut Host) -> Result<bool>,
 ) -> Result<()> {
-    let mark = Element::key(ip.octets().to_vec());
+    let ip = lease.address.ip;
+    if mark_of(host, ip)?.is_none() {
+        return Ok(());
+    }
+    take_out(host, bridges, |host| {
+        let mark = mark_of(host, ip)?.into_iter().collect();
+        Ok(if may(host)? { mark } else { Vec::new() })
+    })
+}
+
+/// Takes out whatever leads to the addresses of these marks, under generations in which `marks` gives
+/// them, and what waits for them at one of the bridges; last of all the marks, so that a further run
+/// goes on with what this one may leave.
+fn take_out(
+    host: &mut Host,
+    bridges: &[u32],
+    marks: impl Fn(&mut Host) -> Result<Vec<Element>>,
+) -> Result<()> {
+    let mut removal = Removal::default();
     for _ in 0..TRIES {
-        if !is_marked(host, &mark)? {
-            return Ok(());
-        }
         let generation = generation(host)?;
-        if !may(host)? {
+        let marks = marks(host)?;
+        if marks.is_empty() {
             return Ok(());
         }
-        let mut batch = Batch::default();
-        for (map, live) in [(&PORTS, &LIVE), (&PORTS_AT, &LIVE_AT)] {
-            let leading: Vec<_> = all_of(host, map)?
-                .into_iter()
-                .filter(|element| address(&element.value) == Some(ip))
-                .collect();
-            let lives = |element: &Element| Element::key(live_of(element));
-            batch.delete(live, &leading.iter().map(lives).collect::<Vec<_>>());
-            batch.delete(map, &leading);
-        }
-        if !batch.is_empty() {
-            commit(host, batch, generation)?;
+        let marked: HashSet<_> = marks.iter().filter_map(|mark| address(&mark.key)).collect();
+        let there =
+            leading(host, |element| led_to(element).is_some_and(|ip| marked.contains(&ip)))?;
+        if !there.is_empty() {
+            removal.go_on(host, there, generation)?;
             continue;
         }
         // A packet that waits for the address to be resolved has passed the firewall already.
         for bridge in bridges {
-            forget_neighbour(host, *bridge, ip)?;
+            for ip in &marked {
+                forget_neighbour(host, *bridge, *ip)?;
+            }
         }
-        batch.delete(&PUBLISHING, std::slice::from_ref(&mark));
-        if commit(host, batch, generation)? {
-            return Ok(());
-        }
+        let marks = marks.into_iter().map(|mark| (&PUBLISHING, mark)).collect();
+        removal.go_on(host, marks, generation)?;
     }
     Err(Failed::Contended.into())
 }
@@ -243,12 +261,12 @@ fn bridges(host: &mut Host) -> Result<Vec<u32>> {
     Ok(firewall::bridges(host)?.iter().map(|link| link.index).collect())
 }
 
-/// Whether something may lead to the address of this mark.
-fn is_marked(host: &mut Host, mark: &Element) -> Result<bool> {
-    match host.ruleset(|ruleset| ruleset.element(&PUBLISHING, mark.key.clone()))? {
-        Ok(found) => Ok(found.is_some()),
+/// The mark of an address, if something may lead there.
+fn mark_of(host: &mut Host, ip: Ipv4Addr) -> Result<Option<Element>> {
+    match host.ruleset(|ruleset| ruleset.element(&PUBLISHING, ip.octets().to_vec()))? {
+        Ok(found) => Ok(found),
         // A kernel that has no nf_tables has nothing in it either.
-        Err(error) if NO_NF_TABLES.contains(&error.errno()) => Ok(false),
+        Err(error) if NO_NF_TABLES.contains(&error.errno()) => Ok(None),
         Err(error) => Err(firewall::failed("reading it")(error)),
     }
 }
@@ -281,20 +299,24 @@ pub fn publish(
     if mappings.iter().any(|mapping| mapping.host_ip.is_none_or(|ip| ip.is_loopback())) {
         forwarding::route_localnet(host, &grant.bridge)?;
     }
-    let mark = Element::key(ip.octets().to_vec());
     let mut announced = None;
     let mut pruned = false;
+    let mut removal = Removal::default();
     for _ in 0..TRIES {
         let generation = generation(host)?;
-        if !is_marked(host, &mark)? {
+        let Some(mark) = mark_of(host, ip)? else {
             let mut batch = Batch::default();
-            batch.add(&PUBLISHING, std::slice::from_ref(&mark));
+            batch.add(&PUBLISHING, &[Element::key(ip.octets().to_vec())]);
             if commit(host, batch, generation)? {
                 announced = Some(generation);
             } else {
                 // Somebody has changed the ruleset, or flushed it.
                 firewall::ensure(host, grant)?;
             }
+            continue;
+        };
+        if mark.expires {
+            removal.go_on(host, vec![(&PUBLISHING, mark)], generation)?;
             continue;
         }
         if !lease::is_held(host, lease, target)? {
@@ -311,10 +333,11 @@ pub fn publish(
         if !has_nothing && leading_to(host, ip)? + added.len() > MOST_PORTS {
             return Err(Failed::ManyPorts(MOST_PORTS).into());
         }
-        let mut batch = Batch::default();
-        for (set, element) in stale {
-            batch.delete(set, &[element]);
+        if !stale.is_empty() {
+            removal.go_on(host, stale, generation)?;
+            continue;
         }
+        let mut batch = Batch::default();
         let comment = lease.host_end.to_string();
         let (at, anywhere): (Vec<Mapping>, Vec<Mapping>) =
             added.iter().partition(|mapping| mapping.host_ip.is_some());
@@ -365,6 +388,11 @@ fn all_of(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
     host.ruleset(|ruleset| ruleset.elements(set))?.map_err(firewall::failed("reading it"))
 }
 
+fn element_of(host: &mut Host, set: &Set, key: &[u8]) -> Result<Option<Element>> {
+    let element = host.ruleset(|ruleset| ruleset.element(set, key.to_vec()))?;
+    element.map_err(firewall::failed("reading it"))
+}
+
 fn generation(host: &mut Host) -> Result<u32> {
     host.ruleset(Ruleset::generation)?.map_err(firewall::failed("reading it"))
 }
@@ -372,7 +400,11 @@ fn generation(host: &mut Host) -> Result<u32> {
 /// Whether the transaction was carried out. It is not if its generation is over, or if it was about
 /// something that somebody has taken out meanwhile: then it is time to look again.
 fn commit(host: &mut Host, batch: Batch, generation: u32) -> Result<bool> {
-    match host.commit(batch, generation)? {
+    is_done(host.commit(batch, generation)?)
+}
+
+fn is_done(committed: Result<(), netlink::Error>) -> Result<bool> {
+    match committed {
         Ok(()) => Ok(true),
         Err(error) if error.is(Errno::ERESTART) || error.is(Errno::ENOENT) => Ok(false),
         Err(error) => Err(firewall::failed("changing it")(error)),
@@ -382,8 +414,7 @@ fn commit(host: &mut Host, batch: Batch, generation: u32) -> Result<bool> {
 /// Whether this mapping still leads to `ip`.
 fn leads_to(host: &mut Host, mapping: &Mapping, ip: Ipv4Addr) -> Result<bool> {
     let (map, _) = sets(mapping);
-    let element = host.ruleset(|ruleset| ruleset.element(map, key(mapping)))?;
-    let element = element.map_err(firewall::failed("reading it"))?;
+    let element = element_of(host, map, &key(mapping))?;
     Ok(element.is_some_and(|element| element.value == value(ip, mapping.container_port)))
 }
 

@@ -137,6 +137,13 @@ impl Batch {
         self.change(set, elements, NfTablesMessage::NewSetElement, NLM_F_CREATE | NLM_F_EXCL);
     }
 
+    /// Has elements expire at once that are there and stay. They do in a set whose elements can
+    /// (EINVAL), under a kernel that lets a timeout be set anew (Linux 6.12), and else stay.
+    pub fn expire(&mut self, set: &Set, elements: &[Element]) {
+        let expiring = |element: &Element| Element { expires: true, ..element.clone() };
+        self.add(set, &elements.iter().map(expiring).collect::<Vec<_>>());
+    }
+
     /// Deletes elements, of which all have to be there (ENOENT).
     pub fn delete(&mut self, set: &Set, elements: &[Element]) {
         self.change(set, elements, NfTablesMessage::DeleteSetElement, 0);

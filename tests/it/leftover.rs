@@ -2,6 +2,7 @@
 //! container that gets its address next.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use nix::libc;
 
@@ -713,6 +714,156 @@ fn with_the_ruleset_flushed_meanwhile_a_further_run_heals_everything() {
         only_this_leads_to(&world, pod, 8080, &why);
         Vec::new()
     });
+}
+
+/// What nft hears of the ruleset while something is done.
+#[track_caller]
+fn heard(world: &World, act: impl FnOnce()) -> String {
+    let monitor = world.root().process("echo $$; exec nft monitor >/run/heard");
+    let hears = |word: &str| {
+        world.sh(&format!("nft add table inet {word}; nft delete table inet {word}"));
+        fs::read_to_string(world.path("/run/heard")).unwrap().contains(word)
+    };
+    world.until("nft to listen", || hears("begun"));
+    act();
+    world.until("nft to have heard everything", || hears("done"));
+    monitor.kill();
+    fs::read_to_string(world.path("/run/heard")).unwrap()
+}
+
+/// Whether the kernel has an element expire that stays, if it is told to (Linux 6.12).
+#[track_caller]
+fn can_expire(world: &World) -> bool {
+    let set =
+        world.sh("nft 'add table inet try; add set inet try marks { type mark; flags timeout; }
+              add element inet try marks { 1 }'
+         nft 'add element inet try marks { 1 timeout 1ms }'; sleep 0.1
+         nft list set inet try marks; nft delete table inet try");
+    !set.contains("elements")
+}
+
+#[test]
+fn nobody_waits_for_a_dead_containers_ports_to_be_taken_out() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    let publish = "-publish 8080:80 -publish 127.0.0.1:8081:80/udp";
+    let dies = || {
+        next(&alice, publish).kill();
+        world.until_leases_are(&[]);
+    };
+    let none = || assert_eq!(world.elements(), BTreeSet::new());
+    // nft does not listen any more when it hears of the whole table at once.
+    dies();
+    let heard = heard(&world, || {
+        // By who gets the address, by who publishes the ports, and by who comes for that.
+        let heir = next(&bob, "");
+        none();
+        heir.kill();
+        world.until_leases_are(&[]);
+        dies();
+        let other = published(&bob, "-containerAddress 10.10.10.9/24 -publish 8080-8081:80-81/udp");
+        assert_eq!(leading_to(&world, ADDRESS), one_port("ns1000-0", 8080, ADDRESS));
+        alice.netsetgo("-prune").done();
+        assert_eq!(leading_to(&world, ADDRESS), Vec::<String>::new());
+        // Those of one that lives, and by a run that fails.
+        bob.netsetgo(format!("-delete -pid {other}")).done();
+        none();
+        let pod = alice.container();
+        let elsewhere = "ip link set lo up; ip route replace default dev lo";
+        pod.sh(elsewhere);
+        alice.failed(format!("-pid {pod} {publish}"), "default route");
+        none();
+        pod.sh("ip route del default");
+        alice.netsetgo(format!("-pid {pod} -publish 8090:80")).done();
+        pod.sh(elsewhere);
+        alice.failed(format!("-pid {pod} {publish}"), "default route");
+        assert_eq!(leading_to(&world, ADDRESS), one_port("ns1000-0", 8090, ADDRESS));
+    });
+    // Whoever deletes one waits when he closes his socket, and everybody who does that just then.
+    assert_eq!(heard.contains("delete element"), !can_expire(&world), "{heard}");
+}
+
+/// Has elements about port 8080 and [`ADDRESS`] expire, and not so soon.
+fn let_expire(world: &World, names: &[&str]) {
+    for name in names {
+        let element = match *name {
+            "ports" => "tcp . 8080 timeout 1h : 10.10.10.2 . 80",
+            "live" => "tcp . 8080 . 10.10.10.2 . 80 timeout 1h",
+            _ => "10.10.10.2 timeout 1h",
+        };
+        world.sh(&format!("nft add element inet netsetgo {name} '{{ {element} }}'"));
+    }
+}
+
+#[test]
+fn a_wire_is_not_opened_while_what_leads_to_its_address_is_about_to_expire() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    for name in ["ports", "live", "publishing"] {
+        next(&alice, "-publish 8080:80").kill();
+        world.until_leases_are(&[]);
+        let_expire(&world, &[name]);
+        let heir = bob.container();
+        let there = || world.elements().iter().any(|element| element.contains(ADDRESS));
+        let open = || world.sh("ip link show up master brg0").contains("fe:4e:0a:0a:0a:02");
+        let run = Trace::of(&bob, format!("netsetgo -pid {heir} -wait 0"));
+        let frozen = run.freeze(|stage| stage.call == libc::SYS_sendto && open() && there());
+        assert!(frozen.is_none(), "{name}: {:?}", world.elements());
+        assert!(is_attached(&heir) && !there(), "{name}");
+        heir.kill();
+        world.until_leases_are(&[]);
+    }
+}
+
+#[test]
+fn what_is_about_to_expire_is_published_anew_and_stays() {
+    let world = three_users();
+    let alice = world.alice();
+    let pod = next(&alice, "-publish 8080:80");
+    let before = world.elements();
+    if !can_expire(&world) {
+        return;
+    }
+    for names in [&["ports", "live"][..], &["publishing"], &["ports", "live", "publishing"]] {
+        let_expire(&world, names);
+        let listed = alice.netsetgo("-list").done();
+        assert_eq!(listed.contains("8080"), !names.contains(&"ports"), "{listed}");
+        alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
+        assert_eq!(world.elements(), before, "{names:?}");
+    }
+    // By another, whose it was not.
+    let_expire(&world, &["ports", "live"]);
+    let other = published(&alice, "-publish 8080:80");
+    only_this_leads_to(&world, &other, 8080, "the other");
+    assert_eq!(leading_to(&world, ADDRESS), Vec::<String>::new());
+}
+
+#[test]
+fn in_a_table_of_an_earlier_version_elements_are_taken_out_as_well() {
+    let world = three_users();
+    let alice = world.alice();
+    let flags = "sed -n '/ seen /,/}/d; /flags timeout/p' | wc -l";
+    let expiring = || world.sh(&format!("nft list table inet netsetgo | {flags}"));
+    for how in ["-delete -pid", "-prune; exit", "-pid"] {
+        let pod = next(&alice, "-publish 8080:80 -publish 127.0.0.1:8081:80/udp");
+        assert_eq!(expiring(), "5\n");
+        // Its elements can no more be told to expire.
+        world.sh("nft list ruleset >/run/rules
+                  (echo flush ruleset; sed '/ seen /,/}/!{/flags timeout/d}' /run/rules) | nft -f -");
+        assert_eq!(expiring(), "0\n");
+        let next = match how {
+            "-delete -pid" => pod,
+            _ => {
+                pod.kill();
+                world.until_leases_are(&[]);
+                alice.container()
+            }
+        };
+        alice.netsetgo(format!("{how} {next}")).done();
+        assert_eq!(world.elements(), BTreeSet::new(), "{how}");
+        next.kill();
+        world.until_leases_are(&[]);
+    }
 }
 
 #[test]

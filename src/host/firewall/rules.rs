@@ -30,7 +30,7 @@ pub(super) const BRIDGED: Table = Table { family: NFPROTO_BRIDGE, name: NAME };
 
 /// The version of the rules below: a rule of another is not taken for one of these. To be raised
 /// with every change of them.
-pub(super) const VERSION: u8 = 4;
+pub(super) const VERSION: u8 = 5;
 
 /// The bridges of the containers.
 pub(super) const BRIDGES: Set = Set {
@@ -74,6 +74,7 @@ pub const PUBLISHING: Set = Set {
     name: "publishing",
     comment: "containers that publish a port",
     key: &[Kind::Ipv4],
+    lifetime: UNTIL_TOLD,
     ..PLAIN
 };
 
@@ -84,6 +85,7 @@ pub const PORTS: Set = Set {
     comment: "published on every address of the host",
     key: &[Kind::Protocol, Kind::Port],
     value: &[Kind::Ipv4, Kind::Port],
+    lifetime: UNTIL_TOLD,
     ..PLAIN
 };
 
@@ -94,6 +96,7 @@ pub const PORTS_AT: Set = Set {
     comment: "published on one address of the host",
     key: &[Kind::Protocol, Kind::Ipv4, Kind::Port],
     value: &[Kind::Ipv4, Kind::Port],
+    lifetime: UNTIL_TOLD,
     ..PLAIN
 };
 
@@ -104,6 +107,7 @@ pub const LIVE: Set = Set {
     name: "live",
     comment: "the connections that the map ports stands for",
     key: &[Kind::Protocol, Kind::Port, Kind::Ipv4, Kind::Port],
+    lifetime: UNTIL_TOLD,
     ..PLAIN
 };
 
@@ -113,6 +117,7 @@ pub const LIVE_AT: Set = Set {
     name: "live_at",
     comment: "the connections that the map ports_at stands for",
     key: &[Kind::Protocol, Kind::Ipv4, Kind::Port, Kind::Ipv4, Kind::Port],
+    lifetime: UNTIL_TOLD,
     ..PLAIN
 };
 
@@ -165,6 +170,9 @@ pub(super) const SEEN: Set = Set {
     lifetime: Some(Duration::from_secs(300)),
     ..PLAIN
 };
+
+/// For sets that elements are taken out of while others go on: see `publish/removal.rs`.
+const UNTIL_TOLD: Option<Duration> = Some(Duration::ZERO);
 
 /// What most sets are like.
 const PLAIN: Set = Set {

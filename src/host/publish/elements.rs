@@ -35,6 +35,11 @@ pub(super) fn live_of(element: &Element) -> Vec<u8> {
     [element.key.as_slice(), element.value.as_slice()].concat()
 }
 
+/// The address that an element of a map, or one of a set of connections, leads to.
+pub(super) fn led_to(element: &Element) -> Option<Ipv4Addr> {
+    live_of(element).last_chunk::<8>().and_then(|value| address(value))
+}
+
 /// A protocol's number, filled up to a register.
 fn protocol(protocol: Protocol) -> Vec<u8> {
     vec![protocol.number(), 0, 0, 0]
@@ -65,7 +70,7 @@ pub(super) fn mapping(element: &Element) -> Option<(Ipv4Addr, Mapping)> {
     Some(([a, b, c, d].into(), mapping))
 }
 
-/// The address that a key or value begins with.
+/// The address that a mark or value begins with.
 pub(super) fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
     bytes.first_chunk().copied().map(Ipv4Addr::from)
 }

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use super::elements::{address, is_port_of, key, live_of, value};
-use super::{all_of, firewall};
+use super::removal::Placed;
+use super::{all_of, element_of};
 use crate::error::{Failed, Result};
 use crate::host::Host;
 use crate::host::firewall::{LIVE, LIVE_AT, PORTS, PORTS_AT};
@@ -11,7 +12,7 @@ use crate::host::lease::{TRIES, index_of};
 use crate::host::listeners::Listeners;
 use crate::host::pool::lowest_free;
 use crate::link::By;
-use crate::nftables::{Element, Set};
+use crate::nftables::Element;
 use crate::policy::Grant;
 use crate::ports::{Granted, Mapping};
 
@@ -23,7 +24,7 @@ pub(super) struct Resolved {
     /// Those that are not there yet.
     pub(super) added: Vec<Mapping>,
     /// What is in their way, of containers that are gone.
-    pub(super) stale: Vec<(&'static Set, Element)>,
+    pub(super) stale: Vec<Placed>,
     /// How many there are on one address each, of everybody's and of containers that are gone.
     pub(super) at: usize,
 }
@@ -31,7 +32,7 @@ pub(super) struct Resolved {
 /// What stands where a mapping is to be published.
 enum There {
     /// Nothing, or only what leads to containers that are gone.
-    Free(Vec<(&'static Set, Element)>),
+    Free(Vec<Placed>),
     /// That very mapping.
     Itself,
     /// Something else that is in use.
@@ -88,9 +89,7 @@ impl Looking<'_> {
             return Ok(There::Taken(Failed::PortInUse(*mapping)));
         }
         let anywhere = Mapping { host_ip: None, ..*mapping };
-        let mut conflicts: Vec<_> = host
-            .ruleset(|ruleset| ruleset.element(&PORTS, key(&anywhere)))?
-            .map_err(firewall::failed("reading it"))?
+        let mut conflicts: Vec<_> = element_of(host, &PORTS, &key(&anywhere))?
             .map(|element| (&PORTS, element))
             .into_iter()
             .collect();
@@ -101,7 +100,7 @@ impl Looking<'_> {
             };
             conflicting.then(|| (&PORTS_AT, element.clone()))
         }));
-        for (_, element) in &conflicts {
+        for (_, element) in conflicts.iter().filter(|(_, element)| !element.expires) {
             let leads_here =
                 self.own.is_some_and(|ip| element.value == value(ip, mapping.container_port));
             if leads_here && element.key == key(mapping) {
@@ -111,10 +110,10 @@ impl Looking<'_> {
                 return Ok(There::Taken(Failed::PortPublished(*mapping, ip)));
             }
         }
-        let stale = |(map, element): (&'static Set, Element)| {
+        let stale = |(map, element): Placed| {
             let live = if map.name == PORTS.name { &LIVE } else { &LIVE_AT };
-            let key = live_of(&element);
-            [(map, element), (live, Element::key(key))]
+            let lives = Element { expires: element.expires, ..Element::key(live_of(&element)) };
+            [(live, lives), (map, element)]
         };
         Ok(There::Free(conflicts.into_iter().flat_map(stale).collect()))
     }
