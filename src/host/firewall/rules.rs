@@ -30,7 +30,7 @@ pub(super) const BRIDGED: Table = Table { family: NFPROTO_BRIDGE, name: NAME };
 
 /// The version of the rules below: a rule of another is not taken for one of these. To be raised
 /// with every change of them.
-pub(super) const VERSION: u8 = 5;
+pub(super) const VERSION: u8 = 6;
 
 /// The bridges of the containers.
 pub(super) const BRIDGES: Set = Set {
@@ -218,6 +218,8 @@ const TO_HOST: Chain = base(ROUTED, "to_host", "nat", InetHookNumber::PreRouting
 const FROM_HOST: Chain = base(ROUTED, "from_host", "nat", InetHookNumber::LocalOut, DSTNAT);
 const TO_CONTAINER: Chain = chain(ROUTED, "to_container");
 const FORWARDED: Chain = base(ROUTED, "forwarded", "filter", InetHookNumber::Forward, FILTER);
+const COMING_IN: Chain = chain(ROUTED, "coming_in");
+const GETTING_OUT: Chain = chain(ROUTED, "getting_out");
 /// Keeps the host from routing for others than containers.
 const NO_ROUTER: Chain = chain(ROUTED, "no_router");
 const LEAVING: Chain = base(ROUTED, "leaving", "filter", InetHookNumber::PostRouting, FILTER);
@@ -231,12 +233,14 @@ const SENT_ARP: Chain = chain(BRIDGED, "sent_arp");
 const PASSED_ON: Chain =
     base(BRIDGED, "passed_on", "filter", InetHookNumber::Forward, BRIDGE_FILTER);
 
-pub(super) const CHAINS: [&Chain; 14] = [
+pub(super) const CHAINS: [&Chain; 16] = [
     &ARRIVING,
     &TO_HOST,
     &FROM_HOST,
     &TO_CONTAINER,
     &FORWARDED,
+    &COMING_IN,
+    &GETTING_OUT,
     &NO_ROUTER,
     &LEAVING,
     &PUBLISHED,
@@ -319,7 +323,7 @@ const NOT_PAST_THE_BRIDGE: [Rule; 1] = [
 ];
 
 #[rustfmt::skip]
-const WAY_OUT: [Rule; 13] = [
+const WAY_OUT: [Rule; 15] = [
     rule(&ARRIVING, "no wire reaches 127.0.0.1, whatever route_localnet says",
         || [iif_not_lo(), daddr_loopback(), drop()].concat()),
     rule(&ARRIVING, "nor speaks for it",
@@ -334,20 +338,25 @@ const WAY_OUT: [Rule; 13] = [
     rule(&TO_CONTAINER, "a port of every address",
         || [is_ipv4(), dnat_by_port(&PORTS)].concat()),
 
-    rule(&FORWARDED, "from container to container of one bridge",
-        || [iifname_oifname_in(&WITHIN), iifname_in(&BRIDGES), accept()].concat()),
-    rule(&FORWARDED, "what belongs to no connection is not masqueraded, so it stays in",
-        || [iifname_in(&BRIDGES), ct_state_none(), drop()].concat()),
-    rule(&FORWARDED, "containers get out, with an address of their own",
-        || [iifname_in(&BRIDGES), oifname_not_in(&BRIDGES), saddr_in(&SUBNETS), accept()].concat()),
-    rule(&FORWARDED, "answers come in",
-        || [oifname_in(&BRIDGES), ct_direction_reply(), accept()].concat()),
-    rule(&FORWARDED, "so does what is for a published port, see the chain published",
-        || [oifname_in(&BRIDGES), ct_status_dnat(), accept()].concat()),
-    rule(&FORWARDED, "nothing else comes in",
-        || [oifname_in(&BRIDGES), drop()].concat()),
-    rule(&FORWARDED, "nothing else gets out",
-        || [iifname_in(&BRIDGES), drop()].concat()),
+    // Each packet of every connection comes by here: what most of them are is asked first.
+    rule(&FORWARDED, "to containers",
+        || [oifname_in(&BRIDGES), jump(&COMING_IN)].concat()),
+    rule(&FORWARDED, "from containers, to anywhere else",
+        || [iifname_in(&BRIDGES), jump(&GETTING_OUT)].concat()),
+    rule(&COMING_IN, "answers",
+        || [ct_direction_reply(), accept()].concat()),
+    rule(&COMING_IN, "what is for a published port, see the chain published",
+        || [ct_status_dnat(), accept()].concat()),
+    rule(&COMING_IN, "from container to container of one bridge",
+        || [iifname_oifname_in(&WITHIN), accept()].concat()),
+    rule(&COMING_IN, "nothing else comes in",
+        drop),
+    rule(&GETTING_OUT, "what belongs to no connection is not masqueraded, so it stays in",
+        || [ct_state_none(), drop()].concat()),
+    rule(&GETTING_OUT, "with an address of their own",
+        || [saddr_in(&SUBNETS), accept()].concat()),
+    rule(&GETTING_OUT, "nothing else gets out",
+        drop),
 ];
 
 #[rustfmt::skip]
