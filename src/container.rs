@@ -127,15 +127,8 @@ pub struct Inside {
     channel: Option<OwnedFd>,
     /// The process, until it has been waited for.
     child: Option<Pid>,
-    /// Whether there is an order that it has not answered yet, and whether it ends with that.
-    at_work: Option<Then>,
-}
-
-/// What the child does after an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    Stay,
-    End,
+    /// Whether there is an order that it has not answered yet.
+    at_work: bool,
 }
 
 impl Inside {
@@ -162,7 +155,7 @@ impl Inside {
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(theirs);
-                Ok(Inside { channel: Some(ours), child: Some(child), at_work: None })
+                Ok(Inside { channel: Some(ours), child: Some(child), at_work: false })
             }
         }
     }
@@ -200,8 +193,7 @@ impl Inside {
     /// # Errors
     /// [`Failed::ChildGone`].
     pub fn configure(&mut self, configuration: Configuration) -> Result<()> {
-        let then = if configuration.stay { Then::Stay } else { Then::End };
-        self.order(&Order::Configure(configuration), then)
+        self.order(&Order::Configure(configuration))
     }
 
     /// Waits for what [`Inside::configure`] has asked for.
@@ -222,23 +214,23 @@ impl Inside {
     }
 
     fn ask(&mut self, order: &Order) -> Result<Answer> {
-        self.order(order, Then::Stay)?;
+        self.order(order)?;
         self.outcome()
     }
 
-    fn order(&mut self, order: &Order, then: Then) -> Result<()> {
+    fn order(&mut self, order: &Order) -> Result<()> {
         // The answer to an earlier order is none to this.
-        if self.at_work.is_some() {
+        if self.at_work {
             let _ = self.outcome();
         }
         let channel = self.channel.as_ref().ok_or(Failed::ChildGone)?;
         tell(channel, order).ok_or(Failed::ChildGone)?;
-        self.at_work = Some(then);
+        self.at_work = true;
         Ok(())
     }
 
     fn outcome(&mut self) -> Result<Answer> {
-        self.at_work = None;
+        self.at_work = false;
         match self.answer()? {
             Answer::Failed(step, errno) => Err(step.failed(errno)),
             answer => Ok(answer),

@@ -11,8 +11,8 @@
 //!   takes everything out that leads to it, in the same way, then what waits for it, and last the
 //!   address from the set, which begins a new generation. Only then he opens the port.
 //!
-//! What is taken out is told to expire (see `publish/removal.rs`): that begins the new generation, and it is
-//! waited for. A mark that expires says nothing any more to whoever publishes.
+//! What is taken out is told to expire (see `publish/removal.rs`): that begins the new generation, and
+//! it is waited for. A mark that expires says nothing any more to whoever publishes.
 //!
 //! So a run of an earlier lessee's has committed before, and that is taken out; or it comes after, and
 //! its generation is over. Where an address has never been published there is nothing to do.
