@@ -11,10 +11,11 @@ use crate::dns::Dns;
 use crate::error::{Failed, Result};
 use crate::host::blocked::{self, Blocked};
 use crate::host::lease::{self, Choice, Lease, Wanted};
-use crate::host::publish::{self, Published};
+use crate::host::publish;
 use crate::host::{Host, bridge, firewall};
 use crate::link::Link;
 use crate::policy::{self, Grant};
+use crate::ports::Mapping;
 use crate::report::{self, CniResult};
 use crate::target::Target;
 
@@ -76,11 +77,10 @@ fn step_by_step(
             .map_err(|error| bridge::or_gone(&mut host, &grant, &bridge, error))?,
     };
     trail.begins(&lease);
-    let mut published = Published::default();
-    let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge, request, &mut published)
+    let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge, request)
         .map_err(|error| bridge::or_gone(&mut host, &grant, &bridge, error))
-        .and_then(|blocked| {
-            trail.chose(&published.all);
+        .and_then(|(blocked, published)| {
+            trail.chose(&published);
             match request.output {
                 Output::Nothing => {}
                 Output::Json => {
@@ -90,13 +90,10 @@ fn step_by_step(
             }
             Ok(blocked)
         });
-    if done.is_err() {
+    if done.is_err() && lease.new {
         // Should this fail too, the first error still says more, and the lease dies with the
         // container.
-        let _ = publish::take_back(&mut host, &lease, &published, &target);
-        if lease.new {
-            let _ = lease::give_back(&mut host, &lease, &mut inside);
-        }
+        let _ = lease::give_back(&mut host, &lease, &mut inside);
     }
     done
 }
@@ -129,8 +126,7 @@ fn connect(
     lease: &Lease,
     bridge: &Link,
     request: &Attach,
-    published: &mut Published,
-) -> Result<Option<Blocked>> {
+) -> Result<(Option<Blocked>, Vec<Mapping>)> {
     wanted.target.check_alive()?;
     inside.configure(Configuration {
         peer: lease.index,
@@ -157,14 +153,6 @@ fn connect(
     } else if reflect {
         bridge::reflect(host, &lease.host_end)?;
     }
-    // A port whose other end is down would be taken out of service again when the kernel comes to look
-    // at links, under the lock that every change of anybody's network waits for.
-    inside.configured()?;
-    if closed {
-        bridge::open_port(host, lease)?;
-    }
-    // From here on somebody answers.
-    *published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
     let blocked = match firewall::is_sealed(host) {
         true => None,
         false => blocked::way_out(host, wanted.grant, Some(bridge.index))?,
@@ -172,8 +160,17 @@ fn connect(
     if blocked.is_none() {
         firewall::seal(host)?;
     }
+    // A port whose other end is down would be taken out of service again when the kernel comes to look
+    // at links, under the lock that every change of anybody's network waits for.
+    inside.configured()?;
+    if closed {
+        bridge::open_port(host, lease)?;
+    }
+    // From here on somebody answers. It is the last step that takes the capability, so that there is
+    // nothing to take back.
+    let published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
     caller::give_up_all()?;
-    Ok(blocked)
+    Ok((blocked, published))
 }
 
 /// What there is to do about the lease.
@@ -198,7 +195,7 @@ fn result(
     bridge: &Link,
     lease: &Lease,
     wanted: &Wanted,
-    published: &Published,
+    published: &[Mapping],
     dns: Dns,
 ) -> CniResult {
     let grant = wanted.grant;
@@ -210,6 +207,6 @@ fn result(
         lease.address,
         &wanted.target.sandbox,
         dns,
-        &published.all,
+        published,
     )
 }

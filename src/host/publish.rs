@@ -169,42 +169,6 @@ pub fn prune(host: &mut Host) -> Result<()> {
     })
 }
 
-/// Takes back what a run has published, if it fails afterwards: everything, if its lease is new.
-///
-/// # Errors
-/// [`Failed::Firewall`], [`Failed::Contended`].
-pub fn take_back(
-    host: &mut Host,
-    lease: &Lease,
-    published: &Published,
-    target: &Target,
-) -> Result<()> {
-    let held = |host: &mut Host| lease::is_held(host, lease, target);
-    if published.added.is_empty() {
-        return Ok(());
-    }
-    if lease.new {
-        return withdraw(host, lease, target);
-    }
-    let live = |mapping: &Mapping| {
-        [key(mapping), value(lease.address.ip, mapping.container_port)].concat()
-    };
-    let added: HashSet<_> = published.added.iter().map(live).collect();
-    let mut removal = Removal::default();
-    for _ in 0..TRIES {
-        let generation = generation(host)?;
-        if !held(host)? {
-            return Ok(());
-        }
-        let there = leading(host, |element| added.contains(&live_of(element)))?;
-        if there.is_empty() {
-            return Ok(());
-        }
-        removal.go_on(host, there, generation)?;
-    }
-    Err(Failed::Contended.into())
-}
-
 /// Takes out whatever leads to the address of this lease, if `may` says that this is right.
 fn take_out_of(
     host: &mut Host,
@@ -271,16 +235,8 @@ fn mark_of(host: &mut Host, ip: Ipv4Addr) -> Result<Option<Element>> {
     }
 }
 
-/// What a run has published.
-#[derive(Debug, Default)]
-pub struct Published {
-    /// All that was asked for, with the ports that have been chosen.
-    pub all: Vec<Mapping>,
-    /// Of these, what was not there before.
-    added: Vec<Mapping>,
-}
-
-/// Publishes the mappings for a lease whose port of the bridge is open.
+/// Publishes the mappings for a lease whose port of the bridge is open. Gives them with the ports that
+/// have been chosen.
 ///
 /// # Errors
 /// As [`check`], since others may have been faster, and [`Failed::LeaseLost`],
@@ -291,9 +247,9 @@ pub fn publish(
     mappings: &[Mapping],
     lease: &Lease,
     target: &Target,
-) -> Result<Published> {
+) -> Result<Vec<Mapping>> {
     if mappings.is_empty() {
-        return Ok(Published::default());
+        return Ok(Vec::new());
     }
     let ip = lease.address.ip;
     if mappings.iter().any(|mapping| mapping.host_ip.is_none_or(|ip| ip.is_loopback())) {
@@ -355,7 +311,7 @@ pub fn publish(
         }
         if batch.is_empty() || commit(host, batch, generation)? {
             redirect(host, &added, ip)?;
-            return Ok(Published { all, added });
+            return Ok(all);
         }
     }
     Err(Failed::Contended.into())

@@ -765,7 +765,7 @@ fn nobody_waits_for_a_dead_containers_ports_to_be_taken_out() {
         assert_eq!(leading_to(&world, ADDRESS), one_port("ns1000-0", 8080, ADDRESS));
         alice.netsetgo("-prune").done();
         assert_eq!(leading_to(&world, ADDRESS), Vec::<String>::new());
-        // Those of one that lives, and by a run that fails.
+        // Those of one that lives; a run that fails has published nothing.
         bob.netsetgo(format!("-delete -pid {other}")).done();
         none();
         let pod = alice.container();
