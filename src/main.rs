@@ -2,17 +2,17 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use netsetgo::attach::attach;
-use netsetgo::caller::{become_caller, give_up_all};
-use netsetgo::check::check;
-use netsetgo::cli::{self, Request};
-use netsetgo::delete::delete;
-use netsetgo::error::Result;
-use netsetgo::filter;
-use netsetgo::hook::hook;
-use netsetgo::list::list;
-use netsetgo::prune::prune;
+use netsetgo::commands::attach::attach;
+use netsetgo::commands::check::check;
+use netsetgo::commands::delete::delete;
+use netsetgo::commands::hook::hook;
+use netsetgo::commands::list::list;
+use netsetgo::commands::prune::prune;
+use netsetgo::privilege::caller::{become_caller, give_up_all};
+use netsetgo::privilege::filter;
 use netsetgo::report;
+use netsetgo::report::error::Result;
+use netsetgo::request::cli::{self, Request};
 
 netsetgo::entry_point!(story);
 

@@ -11,10 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat, stat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use crate::caller::{Caller, Privilege};
-use crate::cli::Which;
-use crate::error::{Error, Failed, Refused, Result, Usage};
-use crate::sys;
+use crate::privilege::caller::{Caller, Privilege};
+use crate::privilege::sys;
+use crate::report::error::{Error, Failed, Refused, Result, Usage};
+use crate::request::cli::Which;
 
 /// How long to sleep, at most, between two looks at a process that is still in the host's network
 /// namespace. The kernel tells nobody when a process changes its namespaces.
@@ -40,7 +40,7 @@ type Identity = (u64, u64);
 impl Target {
     /// Opens what `which` means, waiting until `deadline` for a process to leave the host's network
     /// namespace. That the caller may configure it is yet to be proved
-    /// ([`crate::container::Inside::proof`]).
+    /// ([`crate::inside::Inside::proof`]).
     ///
     /// CAP_SYS_PTRACE is given up here.
     ///
@@ -229,5 +229,5 @@ fn exited(process: &OwnedFd, patience: Duration) -> bool {
 /// The highest process id that this kernel gives.
 fn pid_max() -> i32 {
     let limit = std::fs::read_to_string("/proc/sys/kernel/pid_max");
-    limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(crate::cli::PID_LIMIT)
+    limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(crate::request::cli::PID_LIMIT)
 }

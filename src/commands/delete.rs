@@ -1,0 +1,66 @@
+//! Taking a container's network away: its wire and its published ports. The namespace is then as it
+//! was before.
+
+use std::time::Instant;
+
+use crate::inside::{End, Inside};
+use crate::network::Host;
+use crate::network::lease::{self, Wanted};
+use crate::privilege::caller::{self, Caller};
+use crate::publish;
+use crate::report::audit::Trail;
+use crate::report::error::Result;
+use crate::request::cli::{Attach, Which};
+use crate::request::policy;
+use crate::target::Target;
+
+/// Takes the network of the container `which` away. That it has none is success.
+///
+/// # Errors
+/// Any [`crate::report::error::Error`]: whoever may attach a container may do this.
+pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()> {
+    let trail = Trail::new("delete", caller.uid, Some((which, request)));
+    trail.ends(step_by_step(caller, which, request, &trail))
+}
+
+fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
+    let deadline = Instant::now() + request.wait;
+    let privilege = caller.privilege()?;
+    let grant = policy::grant_attach(caller, request)?;
+    let target = Target::open(which, caller, &privilege, deadline)?;
+    let mut inside = Inside::start(&target, caller, &request.container_end)?;
+    let mut host = Host::open(&privilege)?;
+    let Some(end) = inside.proof(&target)? else {
+        return caller::give_up_all();
+    };
+    let wanted = Wanted {
+        uid: caller.uid,
+        grant: &grant,
+        target: &target,
+        host_end: None,
+        container_end: &request.container_end,
+        mtu: grant.mtu,
+        address: None,
+        deadline,
+    };
+    match take_out(&mut host, &wanted, end, &mut inside, trail) {
+        // Another run was faster, or somebody inside.
+        Err(_) if matches!(inside.look(), Ok(None)) => caller::give_up_all(),
+        done => done,
+    }
+}
+
+fn take_out(
+    host: &mut Host,
+    wanted: &Wanted,
+    end: End,
+    inside: &mut Inside,
+    trail: &Trail,
+) -> Result<()> {
+    let lease = lease::find(host, wanted, end)?;
+    trail.begins(&lease);
+    publish::withdraw(host, &lease, wanted.target)?;
+    caller::give_up_all()?;
+    // With the container's own rights.
+    inside.remove(lease.index)
+}

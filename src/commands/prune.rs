@@ -1,0 +1,28 @@
+//! Mending the firewall, and taking out the published ports of containers that are gone.
+
+use crate::network::Host;
+use crate::privilege::caller::{self, Caller};
+use crate::report::audit::Trail;
+use crate::report::error::Result;
+use crate::request::policy;
+use crate::{firewall, publish};
+
+/// Takes out every published port whose container is gone, and puts the firewall's rules right if
+/// somebody has flushed them, or has made the host a router. The caller has to be one whom the
+/// policy allows containers; whose ports they were makes no difference, since they are nobody's now.
+///
+/// # Errors
+/// Any [`crate::report::error::Error`].
+pub fn prune(caller: &mut Caller) -> Result<()> {
+    Trail::new("prune", caller.uid, None).ends(mend_and_take_out(caller))
+}
+
+fn mend_and_take_out(caller: &mut Caller) -> Result<()> {
+    let privilege = caller.privilege()?;
+    let grant = policy::grant(caller)?;
+    privilege.give_up(caps::Capability::CAP_SYS_PTRACE)?;
+    let mut host = Host::open(&privilege)?;
+    firewall::mend(&mut host, &grant)?;
+    publish::prune(&mut host)?;
+    caller::give_up_all()
+}

@@ -1,0 +1,139 @@
+//! Flows that the kernel remembers, `conntrack(8)`. One of UDP lasts for as long as the client goes on
+//! sending, so a client of a port that leads elsewhere now, or nowhere until now, would never get there.
+//!
+//! To be forgotten they are read first; then whoever asks for it sees that this is his to do; and then
+//! those that were read are deleted, each by its id. So a run that is stopped in between deletes
+//! nothing of anybody else's. To read them takes the kernel a walk over its whole table, some
+//! milliseconds, so this is done for published UDP ports only.
+
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+use nix::libc::AF_INET;
+
+use crate::kernel::netlink::{Answer, Error, Netlink, Request, attributes};
+use crate::request::address::Cidr;
+use crate::request::ports::Mapping;
+
+/// Types of messages: the subsystem (`NFNL_SUBSYS_CTNETLINK`), and what is asked of it
+/// (`linux/netfilter/nfnetlink_conntrack.h`).
+const NEW: u16 = 1 << 8;
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+
+/// Attributes of the same file.
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const FILTER: u16 = 25;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const IP_V4_SRC: u16 = 1;
+const IP_V4_DST: u16 = 2;
+const PROTO_NUM: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
+const PROTO_DST_PORT: u16 = 3;
+const FILTER_ORIGINAL_FLAGS: u16 = 1;
+const FILTER_REPLY_FLAGS: u16 = 2;
+
+/// What of a tuple a dump is filtered by (`CTA_FILTER_F_*`, `net/netfilter/nf_internals.h`, Linux 5.8).
+const BY_PROTO_NUM: u32 = 1 << 3;
+const BY_DST_PORT: u32 = 1 << 5;
+
+const NESTED: u16 = 1 << 15;
+
+/// What a request begins with: `struct nfgenmsg`, of which only the family counts.
+const NFGENMSG: [u8; 4] = [AF_INET as u8, 0, 0, 0];
+
+/// Flows, each with what means it for ever: of an answer, the tuple and the id.
+#[derive(Debug)]
+pub struct Flows(Vec<Request>);
+
+/// What of the host decides which flows a published port would have got.
+#[derive(Debug)]
+pub struct Own<'a> {
+    /// The addresses that are its own, in ranges.
+    pub addresses: &'a [Cidr],
+    /// Whether one of its programs has a socket at the port.
+    pub in_use: bool,
+}
+
+/// The flows to where `mapping` is published that lead elsewhere than to there, at the address `ip`.
+///
+/// # Errors
+/// [`Error`].
+pub fn leading_elsewhere(
+    netlink: &mut Netlink,
+    mapping: &Mapping,
+    ip: Ipv4Addr,
+    own: &Own,
+) -> Result<Flows, Error> {
+    let flows: Vec<Answer<4>> = netlink.ask_all(|| flows_to(mapping), NEW)?;
+    let is_one = |flow: &&Answer<4>| {
+        let end =
+            |tuple, address, port| flow.get(tuple).and_then(|tuple| end(tuple, address, port));
+        let Some(sent_to) = end(TUPLE_ORIGINAL, IP_V4_DST, PROTO_DST_PORT) else { return false };
+        let Some(leads_to) = end(TUPLE_REPLY, IP_V4_SRC, PROTO_SRC_PORT) else { return false };
+        let elsewhere = if leads_to == sent_to {
+            // To the host itself, where nobody hears it, or a program that it is not to be taken from.
+            !own.in_use
+        } else {
+            // Somebody may have it lead to another port of the host's, and that is his to do.
+            leads_to.0 != sent_to.0 && leads_to != (ip, mapping.container_port)
+        };
+        // What is for others than the host is no published port's.
+        elsewhere
+            && own.addresses.iter().any(|range| range.contains(sent_to.0))
+            && mapping.host_ip.is_none_or(|ip| ip == sent_to.0)
+    };
+    Ok(Flows(flows.iter().filter(is_one).filter_map(deletion).collect()))
+}
+
+/// Has the kernel forget these flows, and no other that may be like one of them by now.
+///
+/// # Errors
+/// [`Error`].
+pub fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
+    for request in flows.0 {
+        match netlink.change(request, 0) {
+            // It has ended by itself.
+            Err(error) if error.is(Errno::ENOENT) => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// The request to delete a flow.
+fn deletion(flow: &Answer<4>) -> Option<Request> {
+    let (tuple, id) = (flow.get(TUPLE_ORIGINAL)?, flow.get(ID)?);
+    Some(Request::new(DELETE, &NFGENMSG).bytes(TUPLE_ORIGINAL | NESTED, tuple).bytes(ID, id))
+}
+
+/// The question for the flows to a port of the host's. The filter says what of a tuple counts: a dump
+/// is of all flows that agree in that.
+fn flows_to(mapping: &Mapping) -> Request {
+    Request::new(GET, &NFGENMSG)
+        .nest(TUPLE_ORIGINAL | NESTED, |tuple| {
+            tuple.nest(TUPLE_PROTO | NESTED, |protocol| {
+                protocol
+                    .byte(PROTO_NUM, mapping.protocol.number())
+                    .bytes(PROTO_DST_PORT, &mapping.host_port.to_be_bytes())
+            })
+        })
+        .nest(FILTER | NESTED, |filter| {
+            filter
+                .number(FILTER_ORIGINAL_FLAGS, BY_PROTO_NUM | BY_DST_PORT)
+                .number(FILTER_REPLY_FLAGS, 0)
+        })
+}
+
+/// One end of a flow as a tuple has it: the address and the port of these kinds.
+fn end(tuple: &[u8], address: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
+    let of = |bytes: &[u8], kind| attributes(bytes).into_iter().find(|(own, _)| *own == kind);
+    let (_, addresses) = of(tuple, TUPLE_IP)?;
+    let (_, protocol) = of(tuple, TUPLE_PROTO)?;
+    let (_, address) = of(&addresses, address)?;
+    let (_, port) = of(&protocol, port)?;
+    Some((Ipv4Addr::from(*address.first_chunk()?), u16::from_be_bytes(*port.first_chunk()?)))
+}

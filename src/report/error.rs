@@ -1,0 +1,266 @@
+//! Every way in which a run can end badly, by cause, with its exit status and its one line.
+//!
+//! The text of an error says what was wrong, why, and what to do about it. Whatever came from the
+//! caller is printed in its escaped form, so that no argument can forge a second line.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use crate::kernel::netlink;
+use crate::request::address::{Cidr, IfName};
+use crate::request::ports::Mapping;
+
+/// The result of every step of a run.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a run ended without its work done.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The command line is wrong. Exit status 2.
+    #[error("usage: {0}; see netsetgo -help")]
+    Usage(#[from] Usage),
+    /// The caller may not have what he asks for. Exit status 3.
+    #[error("refused: {0}")]
+    Refused(#[from] Refused),
+    /// Something could not be done. Exit status 1.
+    #[error("{0}")]
+    Failed(#[from] Failed),
+}
+
+impl Error {
+    /// The exit status of the process: 1 failed, 2 usage, 3 refused.
+    pub fn exit_status(&self) -> i32 {
+        match self {
+            Error::Failed(_) => 1,
+            Error::Usage(_) => 2,
+            Error::Refused(_) => 3,
+        }
+    }
+}
+
+/// What is wrong with a command line.
+#[derive(Debug, Error, PartialEq)]
+#[allow(missing_docs, reason = "each variant's text is its documentation")]
+pub enum Usage {
+    #[error("{0}")]
+    Option(String),
+    #[error("unexpected argument {0:?}")]
+    Extra(String),
+    #[error("say what to attach, with -pid N or -netns PATH")]
+    NoTarget,
+    #[error("-pid and -netns exclude each other")]
+    TwoTargets,
+    #[error("-pid {0:?}: not a process id between 1 and {1}")]
+    Pid(String, i32),
+    #[error("-{0} {1:?}: {2}")]
+    Value(&'static str, String, &'static str),
+    #[error("-publish {0}: given twice, or together with one that has the same host port")]
+    PublishTwice(Mapping),
+    #[error("-publish: more than {0} ports")]
+    PublishMany(usize),
+    #[error("-publish: {0} is not an address of this host")]
+    HostAddress(Ipv4Addr),
+    #[error("-hook: the container's state on standard input: {0}")]
+    State(String),
+    #[error("-{0} and -{1} exclude each other")]
+    Exclusive(&'static str, &'static str),
+}
+
+/// Why a caller may not have what he asks for.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant's text is its documentation")]
+pub enum Refused {
+    #[error("{0}: not yours, or gone; a container is attached by the user who started it")]
+    Target(String),
+    #[error(
+        "{0}: in the host's own network namespace; start it in a new one (unshare -Urn, or a \
+         namespace of type network in config.json), or give it longer to get there with -wait"
+    )]
+    HostNamespace(String),
+    #[error(
+        "{0}: its process is not dumpable, and netsetgo is installed without CAP_SYS_PTRACE; \
+         install it setuid, or with setcap cap_net_admin,cap_sys_ptrace=ep"
+    )]
+    NotDumpable(String),
+    #[error(
+        "{0:?}: missing, so only root may attach; an administrator writes it (netsetgo.toml(5))"
+    )]
+    NoPolicy(PathBuf),
+    #[error(
+        "{0:?}: {1}; it must be a regular file of root's that nobody else can write (chmod 644)"
+    )]
+    UntrustedPolicy(PathBuf, &'static str),
+    #[error("uid {0}: not allowed by {1:?}; an administrator adds an [[allow]] entry")]
+    NotAllowed(u32, PathBuf),
+    #[error("-bridgeName {0}: the policy grants {1} only")]
+    Bridge(IfName, IfName),
+    #[error("-bridgeAddress {0}: the policy grants {1} only")]
+    BridgeAddress(Cidr, Cidr),
+    #[error(
+        "quota used up: all {0} links of uid {1} are taken; stop a container, raise links in the \
+         policy, or give a dying one longer with -wait"
+    )]
+    Quota(u32, u32),
+    #[error(
+        "-publish: no host ports are granted to uid {0}; an administrator lists some in the policy \
+         (publish = [\"8000-8999\"])"
+    )]
+    NoPorts(u32),
+    #[error("-publish: the policy has nat = false, so the host forwards nothing")]
+    NoNat,
+    #[error(
+        "-publish {0}: host port {port} is not granted to uid {1}; an administrator adds it to the \
+         policy (publish = [\"{port}\"])", port = .0.host_port
+    )]
+    Port(Mapping, u32),
+}
+
+/// What could not be done.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant's text is its documentation")]
+pub enum Failed {
+    // How the program was installed or called.
+    #[error("not installed setuid: {0} is not held; run install.sh, or chown root and chmod 4755")]
+    NotSetuid(&'static str),
+    #[error(
+        "run under a tracer: the setuid bit does not count; call netsetgo without strace or gdb"
+    )]
+    Traced,
+    #[error("on a nosuid mount: the setuid bit does not count there; install netsetgo elsewhere")]
+    NoSuidMount,
+    #[error(
+        "run with no_new_privs: the setuid bit does not count; call netsetgo from a process \
+         without it (NoNewPrivileges=, --security-opt)"
+    )]
+    NoNewPrivs,
+    #[error(
+        "run inside a user namespace: no setuid bit counts there; call netsetgo from outside, \
+         with the container's process id as seen there"
+    )]
+    InsideUserNamespace,
+    #[error("becoming the caller: {0}: {1}")]
+    Caller(&'static str, String),
+
+    // The files that a run reads.
+    #[error("{0:?}: {1}")]
+    File(PathBuf, std::io::Error),
+    #[error("{path:?}: line {line}, column {column}: {why}")]
+    Policy { path: PathBuf, line: usize, column: usize, why: String },
+    #[error("{0:?}: larger than {1} bytes")]
+    TooLarge(PathBuf, u64),
+
+    // The target and the child inside.
+    #[error("{0}: {1}")]
+    Target(String, Errno),
+    #[error("{0}: exited while it was being attached")]
+    TargetGone(String),
+    #[error(
+        "the system call filter (seccomp): {0}; a kernel needs CONFIG_SECCOMP_FILTER for it, and \
+         whoever sandboxes this program has to let it call seccomp"
+    )]
+    Filter(Errno),
+    #[error("starting the child that works inside the container: {0}{1}")]
+    Fork(Errno, &'static str),
+    #[error("inside the container: {step}: {errno}{remedy}")]
+    Inside { step: &'static str, errno: Errno, remedy: &'static str },
+    #[error("inside the container: the child that works there ended early")]
+    ChildGone,
+    #[error(
+        "{0}: exists inside the container already and is no wire of yours; choose another name with -ifname"
+    )]
+    NameInside(IfName),
+    #[error("{0}: attached already, with {1}; stop the container to change its address")]
+    AttachedAlready(IfName, Cidr),
+
+    // The host's side.
+    #[error("{0}: exists and is not a bridge; choose another name in the policy (bridge = ...)")]
+    NotABridge(IfName),
+    #[error(
+        "{0}: has another address, not {1}; give the bridge that address or use another bridge"
+    )]
+    BridgeAddress(IfName, Cidr),
+    #[error(
+        "{0}: deleted or changed while a container was being attached to it; call netsetgo again"
+    )]
+    BridgeGone(IfName),
+    #[error(
+        "{0}: overlaps the route to {1} of another interface; choose a free subnet in the policy \
+         (address = ...)"
+    )]
+    Overlap(Cidr, Cidr),
+    #[error("{0}: no subnet between /22 and /30, as one bridge has at most 1023 ports")]
+    SubnetSize(Cidr),
+    #[error("{0}: not an address that a host can have in its subnet")]
+    NoHostAddress(Cidr),
+    #[error("-containerAddress {0}: {1}")]
+    ContainerAddress(Cidr, &'static str),
+    #[error(
+        "-containerAddress {0}: leased to another container; leave it out to get a free one, or \
+         give a dying one longer with -wait"
+    )]
+    Leased(Ipv4Addr),
+    #[error("{0}: exists on the host already; choose another -vethNamePrefix")]
+    HostName(IfName),
+    #[error("{0}: every address is leased; stop a container, or use a larger subnet (up to /22)")]
+    SubnetFull(Cidr),
+    #[error("{0}: has 1023 ports, the most a bridge can have; stop a container first")]
+    BridgeFull(IfName),
+    #[error("-mtu {0}: above {1}, the bridge's; choose at most that")]
+    Mtu(u32, u32),
+    #[error("too many others attach at this moment; try again")]
+    Contended,
+    #[error("{0}: {1}")]
+    Netlink(&'static str, netlink::Error),
+    #[error("the wire was taken out from inside while it was being attached")]
+    LeaseLost,
+
+    // The firewall, and published ports.
+    #[error(
+        "the firewall (nftables, tables netsetgo of the families inet and bridge): {0}: {1}; \
+         without it nobody is kept from forging, so the kernel has to have nf_tables for both"
+    )]
+    Firewall(&'static str, netlink::Error),
+    #[error("{0:?}: {2}; write {1} there as root, or have nat = false in the policy")]
+    Sysctl(PathBuf, String, std::io::Error),
+    #[error(
+        "-publish {0}: a program on this host waits at port {port}; stop it, or choose another \
+         port", port = .0.host_port
+    )]
+    PortInUse(Mapping),
+    #[error(
+        "-publish {0}: port {port} is published already, for {1}; choose another, or give a dying \
+         container longer with -wait", port = .0.host_port
+    )]
+    PortPublished(Mapping, Ipv4Addr),
+    #[error("-publish: a container has {0} published ports at most; publish fewer")]
+    ManyPorts(usize),
+    #[error("-publish {0}: none of the host ports that the policy grants you is free")]
+    NoFreePort(Mapping),
+
+    // Name service.
+    #[error(
+        "-resolvconf: no name server that a container can reach is known; an administrator names \
+         one in the policy (dns = [\"...\"])"
+    )]
+    NoNameServer,
+
+    // The check.
+    #[error("making a user and a network namespace: {0}; see the findings on namespaces above")]
+    Trial(Errno),
+    #[error("this machine is not ready: {0} of the findings above would keep you from attaching")]
+    NotReady(usize),
+
+    // The report.
+    #[error("standard output: {0}")]
+    Output(Errno),
+}
+
+impl Failed {
+    /// For `map_err`: a netlink request that failed, and what it was to do.
+    pub fn netlink(what: &'static str) -> impl Fn(netlink::Error) -> Error {
+        move |error| Failed::Netlink(what, error).into()
+    }
+}

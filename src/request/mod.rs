@@ -1,0 +1,7 @@
+//! What the caller asks for, and what the policy grants.
+
+pub mod accounts;
+pub mod address;
+pub mod cli;
+pub mod policy;
+pub mod ports;
