@@ -39,6 +39,16 @@ impl Error {
             Error::Refused(_) => 3,
         }
     }
+
+    /// Whether this is the kernel's answer `errno` to a netlink request.
+    pub fn is(&self, errno: Errno) -> bool {
+        match self {
+            Error::Failed(Failed::Netlink(_, error) | Failed::Firewall(_, error)) => {
+                error.is(errno)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What is wrong with a command line.
@@ -186,6 +196,11 @@ pub enum Failed {
         "{0}: deleted or changed while a container was being attached to it; call netsetgo again"
     )]
     BridgeGone(IfName),
+    #[error(
+        "{0}: the bridge that this container was attached to was deleted; take its network away \
+         (netsetgo -delete) or restart it, and attach it anew"
+    )]
+    BridgeDeleted(IfName),
     #[error(
         "{0}: overlaps the route to {1} of another interface; choose a free subnet in the policy \
          (address = ...)"
