@@ -2,7 +2,7 @@
 //! (OCI runtime specification, "State" and "POSIX-platform Hooks").
 
 use std::collections::BTreeMap;
-use std::io::{Read, stdin};
+use std::io::stdin;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use crate::privilege::caller::Caller;
 use crate::report;
 use crate::report::error::{Error, Failed, Result, Usage};
 use crate::request::cli::{self, Attach, PID_LIMIT, Which};
+use crate::request::read;
 
 /// The most bytes of a state that are read. Annotations can be long, but not that long.
 const LARGEST: u64 = 1 << 20;
@@ -62,12 +63,7 @@ struct Annotations {
 /// # Errors
 /// [`Usage::State`] when the state does not read as one, and any that [`attach`] and [`prune`] have.
 pub fn hook(caller: &mut Caller, mut request: Attach) -> Result<()> {
-    let mut bytes = Vec::new();
-    stdin()
-        .lock()
-        .take(LARGEST + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Usage::State(error.to_string()))?;
+    let bytes = read::at_most(LARGEST, stdin().lock()).map_err(|error| wrong(error.to_string()))?;
     let state = State::read(&bytes)?;
     match state.status.as_str() {
         "creating" | "created" | "running" => {
@@ -121,9 +117,6 @@ fn wrong(why: impl Into<String>) -> Error {
 
 impl State {
     fn read(bytes: &[u8]) -> Result<State> {
-        if bytes.len() as u64 > LARGEST {
-            return Err(wrong(format!("larger than {LARGEST} bytes")));
-        }
         let state: State =
             serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
         let others = state.annotations.iter().flat_map(|annotations| annotations.others.keys());
@@ -150,14 +143,14 @@ impl State {
             return Ok(());
         };
         if let Some(ifname) = ifname {
-            request.container_end = read("ifname", ifname)?;
+            request.container_end = value("ifname", ifname)?;
         }
         if let Some(address) = address {
-            request.container_address = Some(read("address", address)?);
+            request.container_address = Some(value("address", address)?);
         }
         for text in publish.iter().flat_map(|all| all.split([',', ' '])) {
             if !text.is_empty() {
-                cli::add(&mut request.publish, read("publish", text)?)?;
+                cli::add(&mut request.publish, value("publish", text)?)?;
             }
         }
         Ok(())
@@ -165,7 +158,7 @@ impl State {
 }
 
 /// Reads the value of an annotation as that of the option.
-fn read<T: std::str::FromStr<Err = &'static str>>(name: &str, text: &str) -> Result<T> {
+fn value<T: std::str::FromStr<Err = &'static str>>(name: &str, text: &str) -> Result<T> {
     text.parse().map_err(|why| wrong(format!("annotation {OURS}{name} {text:?}: {why}")))
 }
 

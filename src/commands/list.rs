@@ -70,7 +70,7 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
     let links = leases(&mut netlink, grant.as_ref().map(|grant| grant.address))?;
     let used = links.iter().filter(|(_, link)| owner_of(&link.name) == Some(caller.uid)).count();
     let quota = grant.map(|grant| Quota { links: grant.links, used });
-    let users = accounts::passwd();
+    let users = accounts::passwd().unwrap_or_default();
     let processes = if links.is_empty() { BTreeMap::new() } else { processes(&mut netlink) };
 
     let mut list = List { leases: Vec::new(), quota };

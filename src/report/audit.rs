@@ -145,7 +145,7 @@ fn connected() -> nix::Result<OwnedFd> {
 }
 
 fn user(uid: u32) -> String {
-    let accounts = accounts::passwd();
+    let accounts = accounts::passwd().unwrap_or_default();
     format!(" uid={uid} user={}", accounts::name_of(uid, &accounts).map_or("-".to_owned(), word))
 }
 

@@ -1,15 +1,13 @@
 //! Name service: which servers a container is to ask. This program writes no file; it says it.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::OpenOptionsExt;
 
-use nix::libc::O_NONBLOCK;
 use serde::Serialize;
 
 use crate::report::error::{Failed, Result};
 use crate::request::policy::Grant;
+use crate::request::read;
 
 /// The host's own configuration, `resolv.conf(5)`.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -45,10 +43,10 @@ impl Dns {
         if let Some(nameservers) = &grant.dns {
             return Ok(Dns { nameservers: nameservers.clone(), ..Dns::default() });
         }
-        let own = read(RESOLV_CONF)?;
+        let own = text_of(RESOLV_CONF)?;
         let found = Dns::parse(&own);
         if found.nameservers.is_empty() && names_loopback(&own) {
-            return Ok(Dns::parse(&read(UPSTREAM)?));
+            return Ok(Dns::parse(&text_of(UPSTREAM)?));
         }
         Ok(found)
     }
@@ -111,19 +109,14 @@ fn names_loopback(text: &str) -> bool {
 }
 
 /// Reads a file, if there is one: as much of it as a resolver would, and whole lines.
-fn read(path: &'static str) -> Result<String> {
+fn text_of(path: &'static str) -> Result<String> {
     let failed = |error| Failed::File(path.into(), error);
-    // Not blocking, so that a FIFO in its place cannot hold the run up.
-    let file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path) {
+    let file = match read::open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
         other => other.map_err(failed)?,
     };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("not a regular file")).into());
-    }
-    let mut bytes = Vec::new();
-    let length = file.take(LARGEST).read_to_end(&mut bytes).map_err(failed)?;
-    if length as u64 == LARGEST {
+    let mut bytes = read::at_most(LARGEST, file.take(LARGEST)).map_err(failed)?;
+    if bytes.len() as u64 == LARGEST {
         let last = bytes.iter().rposition(|byte| *byte == b'\n');
         bytes.truncate(last.unwrap_or_default());
     }

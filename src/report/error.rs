@@ -159,8 +159,6 @@ pub enum Failed {
     File(PathBuf, std::io::Error),
     #[error("{path:?}: line {line}, column {column}: {why}")]
     Policy { path: PathBuf, line: usize, column: usize, why: String },
-    #[error("{0:?}: larger than {1} bytes")]
-    TooLarge(PathBuf, u64),
 
     // The target and the child inside.
     #[error("{0}: {1}")]

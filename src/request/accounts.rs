@@ -1,12 +1,27 @@
 //! Names of users and groups, from `/etc/passwd` and `/etc/group` themselves: a static binary loads
 //! no name-service module with a capability in hand. Accounts kept elsewhere are given by number.
 
-use std::fs;
+use crate::report::error::{Failed, Result};
+use crate::request::read;
 
-/// The text of `/etc/passwd`, or nothing if it cannot be read: to call users by their names.
-pub fn passwd() -> String {
-    // Users write into it what they like (chfn(1)), in whatever encoding.
-    String::from_utf8_lossy(&fs::read("/etc/passwd").unwrap_or_default()).into_owned()
+/// The most bytes that are read of a file. The accounts of a large site fit in many times.
+const LARGEST: u64 = 16 << 20;
+
+/// The text of `/etc/passwd`.
+pub fn passwd() -> Result<String> {
+    text_of("/etc/passwd")
+}
+
+/// The text of `/etc/group`.
+pub fn group() -> Result<String> {
+    text_of("/etc/group")
+}
+
+fn text_of(path: &str) -> Result<String> {
+    let bytes = read::open_regular(path).and_then(|file| read::at_most(LARGEST, file));
+    let bytes = bytes.map_err(|error| Failed::File(path.into(), error))?;
+    // Users write into it what they like (chfn(1)), in any encoding.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The user id of `name` in the text of a `passwd(5)` file.

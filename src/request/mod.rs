@@ -5,3 +5,4 @@ pub mod address;
 pub mod cli;
 pub mod policy;
 pub mod ports;
+pub(crate) mod read;

@@ -1,14 +1,13 @@
 //! The policy: `/etc/netsetgo.toml`, by which an administrator says who may attach containers, how
 //! many, and to which network. See `netsetgo.toml(5)`.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::libc::O_NONBLOCK;
 use serde::Deserialize;
 
 use crate::privilege::caller::Caller;
@@ -17,11 +16,12 @@ use crate::request::accounts;
 use crate::request::address::{Cidr, IfName};
 use crate::request::cli::Attach;
 use crate::request::ports::Granted;
+use crate::request::read;
 
 /// Where the policy is kept.
 pub const PATH: &str = "/etc/netsetgo.toml";
 
-/// The most bytes that are read of a file: accounts on a large site fit many times over.
+/// The most bytes that are read of the policy.
 const LARGEST: u64 = 16 << 20;
 
 /// The most ports that a bridge can have (`BR_MAX_PORTS` less one, `net/bridge/br_private.h`), and
@@ -195,15 +195,15 @@ impl Policy {
     /// [`Refused::UntrustedPolicy`] when somebody else than root may have written it, and
     /// [`Failed::Policy`], with line and column, when it does not read as a policy.
     pub fn load(path: &Path) -> Result<Option<Policy>> {
-        // Not blocking, so that a FIFO in its place cannot hold the run up.
-        let mut file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path) {
+        let failed = |error| Failed::File(path.into(), error);
+        let file = match read::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failed::File(path.into(), error).into()),
+            Err(error) => return Err(failed(error).into()),
         };
         check_owner(&file, path)?;
-        let text = String::from_utf8(read(&mut file, path)?);
-        let text = text.map_err(|error| Failed::File(path.into(), io::Error::other(error)))?;
+        let text = read::at_most(LARGEST, file).map_err(failed)?;
+        let text = String::from_utf8(text).map_err(|error| failed(io::Error::other(error)))?;
         Policy::parse(&text, path).map(Some)
     }
 
@@ -246,14 +246,11 @@ struct Accounts {
 
 impl Accounts {
     fn load(caller: &Caller) -> Result<Accounts> {
-        let text = |path: &str| {
-            let path = Path::new(path);
-            let mut file = File::open(path).map_err(|error| Failed::File(path.into(), error))?;
-            // Users write into it what they like (chfn(1)), in whatever encoding.
-            read(&mut file, path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        };
-        let (passwd, group) = (text("/etc/passwd")?, text("/etc/group")?);
-        Ok(Accounts { gids: caller.gids()?, passwd, group })
+        Ok(Accounts {
+            gids: caller.gids()?,
+            passwd: accounts::passwd()?,
+            group: accounts::group()?,
+        })
     }
 }
 
@@ -364,17 +361,6 @@ fn check_owner(file: &File, path: &Path) -> Result<()> {
         return Ok(());
     };
     Err(Refused::UntrustedPolicy(path.into(), wrong).into())
-}
-
-fn read(file: &mut File, path: &Path) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
-    file.take(LARGEST + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| Failed::File(path.into(), error))?;
-    match text.len() as u64 > LARGEST {
-        true => Err(Failed::TooLarge(path.into(), LARGEST).into()),
-        false => Ok(text),
-    }
 }
 
 /// Line and column, each counted from 1, of the byte at `offset`.
