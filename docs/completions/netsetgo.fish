@@ -10,7 +10,7 @@ complete -c netsetgo -o vethNamePrefix -x -d 'Name the container\'s end P1 and, 
 complete -c netsetgo -o ifname -x -d 'The name of the container\'s end'
 complete -c netsetgo -o mtu -x -d 'The MTU of the container\'s end'
 complete -c netsetgo -o lo -d 'Bring the container\'s loopback up as well'
-complete -c netsetgo -o wait -x -d 'Seconds to wait for the namespace, or for a dying lease'
+complete -c netsetgo -o wait -x -d 'Seconds to wait for the namespace, or for a lease to become free'
 complete -c netsetgo -o publish -x -d 'Forward a port of the host, [IP:]HOST:PORT[/tcp|udp]'
 complete -c netsetgo -o json -d 'Print the result as JSON'
 complete -c netsetgo -o resolvconf -d 'Print a resolv.conf for the container'

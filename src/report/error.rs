@@ -61,8 +61,6 @@ pub enum Usage {
     Extra(String),
     #[error("say what to attach, with -pid N or -netns PATH")]
     NoTarget,
-    #[error("-pid and -netns exclude each other")]
-    TwoTargets,
     #[error("-pid {0:?}: not a process id between 1 and {1}")]
     Pid(String, i32),
     #[error("-{0} {1:?}: {2}")]

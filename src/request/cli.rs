@@ -1,12 +1,13 @@
-//! The command line: `argv` in, a typed [`Request`] out. Nothing is looked up or changed here.
+//! The command line: the arguments become a typed [`Request`]. Nothing is looked up or changed here.
 
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use getopts::{Matches, Options};
+use getopts::{HasArg, Matches, Occur, Options};
 
 use crate::report::error::Usage;
 use crate::request::address::{Cidr, IfName};
@@ -16,52 +17,46 @@ use crate::request::ports::{MOST_PORTS, Mapping, Publication};
 /// `include/linux/threads.h`, on 64-bit machines).
 pub const PID_LIMIT: i32 = 4_194_304;
 
-/// The options that ask for something else than an attach, and which others can stand beside each.
-const ACTIONS: [(&str, &[&str]); 5] = [
-    (
-        "hook",
-        &[
-            "bridgeName",
-            "bridgeAddress",
-            "containerAddress",
-            "vethNamePrefix",
-            "ifname",
-            "mtu",
-            "lo",
-            "wait",
-            "publish",
-            "json",
-            "resolvconf",
-        ],
-    ),
-    (
-        "delete",
-        &["pid", "netns", "bridgeName", "bridgeAddress", "vethNamePrefix", "ifname", "wait"],
-    ),
-    ("list", &["json"]),
-    ("check", &[]),
-    ("prune", &[]),
-];
-
-/// Every other option.
-const OPTIONS: [&str; 13] = [
-    "pid",
-    "netns",
-    "bridgeName",
-    "bridgeAddress",
-    "containerAddress",
-    "vethNamePrefix",
-    "ifname",
-    "mtu",
-    "lo",
-    "wait",
-    "publish",
-    "json",
-    "resolvconf",
-];
-
 /// The longest `-wait`, in seconds.
 const LONGEST_WAIT: f64 = 3600.0;
+
+/// An option: its name; what its value is called, or nothing for a flag; the actions that it can
+/// stand beside; its help.
+type Row = (&'static str, &'static str, &'static [&'static str], &'static str);
+
+const DELETE: &[&str] = &["delete"];
+const HOOK: &[&str] = &["hook"];
+const EITHER: &[&str] = &["hook", "delete"];
+
+/// Every option. One that can stand beside no action is an action itself. Without an action the
+/// command line asks for an attach, which all other options can stand beside.
+const OPTIONS: [Row; 20] = [
+    ("pid", "N", DELETE, "attach the network namespace of process N"),
+    ("netns", "PATH", DELETE, "attach the network namespace of a file (ip netns, a bind mount)"),
+    ("bridgeName", "NAME", EITHER, "the host's bridge (brg0, or the policy's)"),
+    ("bridgeAddress", "A/P", EITHER, "its address and subnet (10.10.10.1/24, or the policy's)"),
+    ("containerAddress", "A/P", HOOK, "the container's address (the lowest free one)"),
+    ("vethNamePrefix", "P", EITHER, "name the container's end P1 and, as root, the host's P0"),
+    ("ifname", "NAME", EITHER, "the name of the container's end (veth1)"),
+    ("mtu", "N", HOOK, "the MTU of the container's end (the bridge's)"),
+    ("lo", "", HOOK, "bring the container's loopback up as well"),
+    ("wait", "S", EITHER, "seconds to wait for the namespace, or for a lease to become free (2)"),
+    (
+        "publish",
+        "[IP:]HOST:PORT[/tcp|udp]",
+        HOOK,
+        "forward a port of the host to one of the container; may be repeated",
+    ),
+    ("json", "", &["hook", "list"], "print the result as a CNI 1.0.0 result"),
+    ("resolvconf", "", HOOK, "print a resolv.conf for the container"),
+    ("hook", "", &[], "OCI runtime hook: attach the container whose state is on standard input"),
+    ("delete", "", &[], "take a container's network away, with -pid or -netns"),
+    ("list", "", &[], "list who has which address, with -json as JSON"),
+    ("check", "", &[], "check whether this machine is ready"),
+    ("prune", "", &[], "mend the firewall, and take out the ports of containers that are gone"),
+    ("version", "", &[], "print the version"),
+    ("help", "", &[], "print this text"),
+];
 
 /// What the caller asks for.
 #[derive(Debug, PartialEq)]
@@ -72,16 +67,16 @@ pub enum Request {
     Version,
     /// `-pid` or `-netns`: give a container its network.
     Attach(Which, Attach),
-    /// `-hook`: the same for the container whose state is on standard input.
+    /// `-hook`: give the container whose state is on standard input its network.
     Hook(Attach),
     /// `-delete`: take a container's network away.
     Delete(Which, Attach),
-    /// `-list`: tell who has which address, as JSON or as a table.
+    /// `-list`: print every lease.
     List {
-        /// `-json`.
+        /// `-json`: as JSON, not as a table.
         json: bool,
     },
-    /// `-check`: tell whether this machine is ready.
+    /// `-check`: find out whether this machine is ready.
     Check,
     /// `-prune`: take out the published ports of containers that are gone.
     Prune,
@@ -90,13 +85,13 @@ pub enum Request {
 /// Which network namespace is meant.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Which {
-    /// The one of this process.
+    /// That of this process.
     Pid(i32),
     /// The one that this file stands for.
     Netns(PathBuf),
 }
 
-/// An attach, as asked for: what is `None` was not given.
+/// What the options of an attach say. `None` means that the option was not given.
 #[derive(Debug, PartialEq)]
 pub struct Attach {
     /// `-bridgeName`.
@@ -105,22 +100,29 @@ pub struct Attach {
     pub bridge_address: Option<Cidr>,
     /// `-containerAddress`.
     pub container_address: Option<Cidr>,
-    /// The host's end, if root names it: `-vethNamePrefix P` makes it `P0`.
+    /// The host end, if root names it: `-vethNamePrefix P` makes it `P0`.
     pub host_end: Option<IfName>,
-    /// The container's end: `-ifname`, or `-vethNamePrefix P` as `P1`, or `veth1`.
+    /// The container end: `-ifname`, or `-vethNamePrefix P` as `P1`, or `veth1`.
     pub container_end: IfName,
-    /// `-mtu`, of the container's end, in bytes.
+    /// `-mtu`, of the container end, in bytes.
     pub mtu: Option<u32>,
     /// `-lo`: bring the container's loopback up as well.
     pub loopback: bool,
-    /// `-wait`: how long to wait for what may still come about.
+    /// `-wait`: how long to wait for the target's namespace, or for a lease that is about to end.
     pub wait: Duration,
-    /// `-publish`: the host's ports that are to lead to the container's.
+    /// `-publish`: host ports, and the container ports that they lead to.
     pub publish: Vec<Mapping>,
-    /// What to print of the outcome.
+    /// What to print at the end.
     pub output: Output,
-    /// What the container is called, if a runtime says so.
+    /// What the runtime that called the hook calls the container.
     pub container: Option<String>,
+}
+
+impl Attach {
+    /// The address asked for with `-containerAddress`, without its prefix.
+    pub fn container_ip(&self) -> Option<Ipv4Addr> {
+        self.container_address.map(|address| address.ip)
+    }
 }
 
 /// What an attach prints when it is done.
@@ -136,56 +138,12 @@ pub enum Output {
 
 fn options() -> Options {
     let mut options = Options::new();
-    options
-        .long_only(true)
-        .optopt("", "pid", "attach the network namespace of process N", "N")
-        .optopt(
-            "",
-            "netns",
-            "attach the network namespace of a file (ip netns, a bind mount)",
-            "PATH",
-        )
-        .optopt("", "bridgeName", "the host's bridge (brg0, or the policy's)", "NAME")
-        .optopt(
-            "",
-            "bridgeAddress",
-            "its address and subnet (10.10.10.1/24, or the policy's)",
-            "A/P",
-        )
-        .optopt("", "containerAddress", "the container's address (the lowest free one)", "A/P")
-        .optopt(
-            "",
-            "vethNamePrefix",
-            "name the container's end P1 and, as root, the host's P0",
-            "P",
-        )
-        .optopt("", "ifname", "the name of the container's end (veth1)", "NAME")
-        .optopt("", "mtu", "the MTU of the container's end (the bridge's)", "N")
-        .optflag("", "lo", "bring the container's loopback up as well")
-        .optopt("", "wait", "seconds to wait for the namespace, or for a dying lease (2)", "S")
-        .optmulti(
-            "",
-            "publish",
-            "forward a port of the host to one of the container; may be repeated",
-            "[IP:]HOST:PORT[/tcp|udp]",
-        )
-        .optflag("", "json", "print the result as a CNI 1.0.0 result")
-        .optflag("", "resolvconf", "print a resolv.conf for the container")
-        .optflag(
-            "",
-            "hook",
-            "OCI runtime hook: attach the container whose state is on standard input",
-        )
-        .optflag("", "delete", "take a container's network away, with -pid or -netns")
-        .optflag("", "list", "list who has which address, with -json as JSON")
-        .optflag("", "check", "check whether this machine is ready")
-        .optflag(
-            "",
-            "prune",
-            "mend the firewall, and take out the ports of containers that are gone",
-        )
-        .optflag("", "version", "print the version")
-        .optflag("", "help", "print this text");
+    options.long_only(true);
+    for (name, value, _, help) in OPTIONS {
+        let has_value = if value.is_empty() { HasArg::No } else { HasArg::Yes };
+        let occurs = if name == "publish" { Occur::Multi } else { Occur::Optional };
+        options.opt("", name, help, value, has_value, occurs);
+    }
     options
 }
 
@@ -205,10 +163,7 @@ pub fn version() -> &'static str {
     concat!("netsetgo ", env!("CARGO_PKG_VERSION"), "\n")
 }
 
-/// Reads the arguments, without the program's own name.
-///
-/// # Errors
-/// [`Usage`] for whatever does not read as a request; nothing is guessed.
+/// Reads the arguments, without the program's own name. Nothing is guessed.
 pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Request, Usage> {
     let given = options().parse(arguments).map_err(|fail| Usage::Option(fail.to_string()))?;
     if let Some(extra) = given.free.first() {
@@ -220,45 +175,47 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
     if given.opt_present("version") {
         return Ok(Request::Version);
     }
-    match action(&given)? {
-        None => Ok(Request::Attach(which(&given)?, attach(&given)?)),
-        Some("hook") => Ok(Request::Hook(attach(&given)?)),
-        Some("delete") => Ok(Request::Delete(which(&given)?, attach(&given)?)),
-        Some("list") => Ok(Request::List { json: given.opt_present("json") }),
-        Some("check") => Ok(Request::Check),
-        Some(_) => Ok(Request::Prune),
-    }
-}
-
-/// What is asked for, if not an attach.
-fn action(given: &Matches) -> Result<Option<&'static str>, Usage> {
-    let mut asked = ACTIONS.iter().filter(|(action, _)| given.opt_present(action));
-    let Some((action, beside)) = asked.next() else { return Ok(None) };
-    if let Some((other, _)) = asked.next() {
+    let present = || OPTIONS.iter().filter(|(name, ..)| given.opt_present(name));
+    let Some((action, ..)) = present().find(|(_, _, beside, _)| beside.is_empty()) else {
+        return Ok(Request::Attach(which(&given)?, attach(&given)?));
+    };
+    let conflicts = |(name, _, beside, _): &&Row| name != action && !beside.contains(action);
+    if let Some((other, ..)) = present().find(conflicts) {
         return Err(Usage::Exclusive(action, other));
     }
-    let strange = |option: &&&str| given.opt_present(option) && !beside.contains(option);
-    match OPTIONS.iter().find(strange) {
-        Some(option) => Err(Usage::Exclusive(action, option)),
-        None => Ok(Some(action)),
-    }
+    Ok(match *action {
+        "hook" => Request::Hook(attach(&given)?),
+        "delete" => Request::Delete(which(&given)?, attach(&given)?),
+        "list" => Request::List { json: given.opt_present("json") },
+        "check" => Request::Check,
+        _ => Request::Prune,
+    })
 }
 
 fn attach(given: &Matches) -> Result<Attach, Usage> {
-    let (host_end, container_end) = ends(given)?;
+    let mut publish = Vec::new();
+    for text in given.opt_strs("publish") {
+        let publication = text.parse().map_err(|why| Usage::Value("publish", text, why))?;
+        add(&mut publish, publication)?;
+    }
+    let named = |number| value(given, "vethNamePrefix", |prefix| end(prefix, number));
+    let (host_end, container_end) = (named(0)?, named(1)?);
+    let container_end = match value(given, "ifname", str::parse)?.or(container_end) {
+        Some(name) => name,
+        None => IfName::literal("veth1".to_owned()),
+    };
     Ok(Attach {
-        bridge_name: parsed(given, "bridgeName")?,
-        bridge_address: parsed(given, "bridgeAddress")?,
-        container_address: parsed(given, "containerAddress")?,
+        bridge_name: value(given, "bridgeName", str::parse)?,
+        bridge_address: value(given, "bridgeAddress", str::parse)?,
+        container_address: value(given, "containerAddress", str::parse)?,
         host_end,
         container_end,
-        mtu: checked(given, "mtu", "not an MTU between 68 and 65535", |text| {
-            number::<u32>(text).filter(|mtu| (68..=65535).contains(mtu))
+        mtu: value(given, "mtu", |text| {
+            decimal(text, 68..=65535).ok_or("not an MTU between 68 and 65535")
         })?,
         loopback: given.opt_present("lo"),
-        wait: checked(given, "wait", "not a number of seconds between 0 and 3600", seconds)?
-            .unwrap_or(Duration::from_secs(2)),
-        publish: publish(given)?,
+        wait: value(given, "wait", seconds)?.unwrap_or(Duration::from_secs(2)),
+        publish,
         output: match (given.opt_present("json"), given.opt_present("resolvconf")) {
             (true, true) => return Err(Usage::Exclusive("json", "resolvconf")),
             (true, false) => Output::Json,
@@ -269,20 +226,7 @@ fn attach(given: &Matches) -> Result<Attach, Usage> {
     })
 }
 
-/// All that is asked to be published, each once.
-fn publish(given: &Matches) -> Result<Vec<Mapping>, Usage> {
-    let mut all = Vec::new();
-    for text in given.opt_strs("publish") {
-        let publication = text.parse().map_err(|why| Usage::Value("publish", text, why))?;
-        add(&mut all, publication)?;
-    }
-    Ok(all)
-}
-
-/// Adds what one `-publish` asks for to what others do.
-///
-/// # Errors
-/// [`Usage::PublishTwice`] and [`Usage::PublishMany`].
+/// Adds what one `-publish` asks for to what the others ask for.
 pub fn add(all: &mut Vec<Mapping>, Publication(more): Publication) -> Result<(), Usage> {
     if all.len() + more.len() > MOST_PORTS {
         return Err(Usage::PublishMany(MOST_PORTS));
@@ -298,72 +242,51 @@ pub fn add(all: &mut Vec<Mapping>, Publication(more): Publication) -> Result<(),
 
 fn which(given: &Matches) -> Result<Which, Usage> {
     match (given.opt_str("pid"), given.opt_str("netns")) {
-        (Some(_), Some(_)) => Err(Usage::TwoTargets),
+        (Some(_), Some(_)) => Err(Usage::Exclusive("pid", "netns")),
         (None, None) => Err(Usage::NoTarget),
         (None, Some(path)) if path.is_empty() || path.contains('\0') => {
             Err(Usage::Value("netns", path, "not a path"))
         }
         (None, Some(path)) => Ok(Which::Netns(path.into())),
-        (Some(text), None) => match number::<i32>(&text) {
-            Some(pid) if (1..=PID_LIMIT).contains(&pid) => Ok(Which::Pid(pid)),
-            _ => Err(Usage::Pid(text, PID_LIMIT)),
+        (Some(text), None) => match decimal(&text, 1..=PID_LIMIT) {
+            Some(pid) => Ok(Which::Pid(pid)),
+            None => Err(Usage::Pid(text, PID_LIMIT)),
         },
     }
 }
 
-/// The names of the two ends: the host's, if given, and the container's.
-fn ends(given: &Matches) -> Result<(Option<IfName>, IfName), Usage> {
-    let prefix = given.opt_str("vethNamePrefix");
-    let end = |number: u8| {
-        let prefix = prefix.clone().unwrap_or_else(|| "veth".to_owned());
-        // An empty prefix would make a name, but hardly the one that was meant.
-        let name = if prefix.is_empty() { String::new() } else { format!("{prefix}{number}") };
-        name.parse::<IfName>().map_err(|why| Usage::Value("vethNamePrefix", prefix, why))
-    };
-    let host_end = if prefix.is_some() { Some(end(0)?) } else { None };
-    let container_end = end(1)?;
-    Ok((host_end, parsed(given, "ifname")?.unwrap_or(container_end)))
-}
-
-fn parsed<T: FromStr<Err = &'static str>>(
+/// The value of an option, if it is given.
+fn value<T>(
     given: &Matches,
     option: &'static str,
+    read: impl Fn(&str) -> Result<T, &'static str>,
 ) -> Result<Option<T>, Usage> {
-    given
-        .opt_str(option)
-        .map(|text| text.parse().map_err(|why| Usage::Value(option, text, why)))
-        .transpose()
+    let text = given.opt_str(option);
+    text.map(|text| read(&text).map_err(|why| Usage::Value(option, text, why))).transpose()
 }
 
-fn checked<T>(
-    given: &Matches,
-    option: &'static str,
-    wrong: &'static str,
-    read: impl Fn(&str) -> Option<T>,
-) -> Result<Option<T>, Usage> {
-    given
-        .opt_str(option)
-        .map(|text| read(&text).ok_or(Usage::Value(option, text, wrong)))
-        .transpose()
+/// The name of an end that `-vethNamePrefix` asks for.
+fn end(prefix: &str, number: u8) -> Result<IfName, &'static str> {
+    match prefix {
+        // The digit alone would be a name, but hardly the one that was meant.
+        "" => "".parse(),
+        _ => format!("{prefix}{number}").parse(),
+    }
 }
 
-/// A plain decimal number: the standard parser would take a sign as well.
-fn number<T: FromStr>(text: &str) -> Option<T> {
-    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+/// A decimal number in a range. The standard parser would take a sign as well.
+fn decimal<T: FromStr + PartialOrd>(text: &str, range: RangeInclusive<T>) -> Option<T> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| plain && range.contains(number))
 }
 
 /// A number of seconds, with a fraction or without.
-fn seconds(text: &str) -> Option<Duration> {
-    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let seconds = text.parse::<f64>().ok().filter(|s| plain && *s <= LONGEST_WAIT)?;
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-impl Attach {
-    /// The address asked for with `-containerAddress`, without its prefix.
-    pub fn container_ip(&self) -> Option<Ipv4Addr> {
-        self.container_address.map(|address| address.ip)
-    }
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let seconds = text.parse().ok().filter(|seconds| plain && *seconds <= LONGEST_WAIT);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or("not a number of seconds between 0 and 3600")
 }
 
 #[cfg(test)]
