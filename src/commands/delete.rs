@@ -45,7 +45,7 @@ fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Tr
     };
     match take_out(&mut host, &wanted, end, &mut inside, trail) {
         // Another run was faster, or somebody inside.
-        Err(_) if matches!(inside.look(), Ok(None)) => caller::give_up_all(),
+        Err(_) if matches!(inside.look_up(), Ok(None)) => caller::give_up_all(),
         done => done,
     }
 }

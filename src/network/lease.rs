@@ -287,7 +287,7 @@ pub fn take(
             Err(error) if error.is(Errno::EEXIST) => {
                 if !host.has_index(index_of(choice.ip))?
                     && !host.has_name(&choice.host_end)?
-                    && let Some(end) = inside.look()?
+                    && let Some(end) = inside.look_up()?
                 {
                     // Another run for the same container may have been faster.
                     return find(host, wanted, end);

@@ -2,5 +2,6 @@
 //! few system calls.
 
 pub mod caller;
+pub mod child;
 pub mod filter;
 pub mod sys;

@@ -168,7 +168,7 @@ pub enum Failed {
          whoever sandboxes this program has to let it call seccomp"
     )]
     Filter(Errno),
-    #[error("starting the child that works inside the container: {0}{1}")]
+    #[error("starting a child process: {0}{1}")]
     Fork(Errno, &'static str),
     #[error("inside the container: {step}: {errno}{remedy}")]
     Inside { step: &'static str, errno: Errno, remedy: &'static str },

@@ -209,7 +209,7 @@ fn a_wire_that_is_taken_out_meanwhile_is_not_said_to_have_another_route() {
         pod.sh("ip link delete veth1");
         if let Some(outcome) = frozen.map(Frozen::thaw) {
             assert!(!outcome.err.contains("another one"), "{place:?}: {outcome:?}");
-            told += u32::from(outcome.err.contains("somebody inside removed it"));
+            told += u32::from(outcome.err.contains("a process inside the container removed it"));
         }
         pod.kill();
     }

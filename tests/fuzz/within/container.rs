@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::fuzzing::one_line;
+use crate::privilege::child::LONGEST;
 
 /// A message of either's: what reads is written and read the same, and fits.
 pub fn check(bytes: &[u8]) {
