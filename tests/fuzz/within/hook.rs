@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::fuzzing::one_line;
-use crate::ports::MOST_PORTS;
+use crate::request::ports::MOST_PORTS;
 
 /// A state, as a runtime writes it: what does not read is told in one line of bounded length; what
 /// reads keeps its bounds.
@@ -14,10 +14,10 @@ pub fn check(bytes: &[u8]) {
         Err(error) => return told(error),
     };
     match state.process() {
-        Ok(pid) => assert!((1..=PID_LIMIT).contains(&pid)),
+        Ok(pid) => assert!(pid.is_none_or(|pid| (1..=PID_LIMIT).contains(&pid))),
         Err(error) => told(error),
     }
-    let name = printable(&state.id);
+    let name = state.name();
     assert!(name.len() <= LONGEST_NAME && name.bytes().all(|b| b.is_ascii_graphic()), "{name:?}");
     let Ok(cli::Request::Hook(mut request)) = cli::parse(["-hook"]) else { panic!("no hook") };
     match state.complete(&mut request) {
