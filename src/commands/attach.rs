@@ -17,7 +17,7 @@ use crate::report::cni::CniResult;
 use crate::report::dns::Dns;
 use crate::report::error::{Failed, Result};
 use crate::request::cli::{Attach, Output, Which};
-use crate::request::policy::{self, Grant};
+use crate::request::policy::Grant;
 use crate::request::ports::Mapping;
 use crate::target::Target;
 
@@ -39,7 +39,7 @@ fn step_by_step(
 ) -> Result<Option<Blocked>> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
-    let grant = policy::grant_attach(caller, request)?;
+    let grant = Grant::for_request(caller, request)?;
     let dns = name_service(&grant, request)?;
     let target = Target::open(which, caller, &privilege, deadline)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;

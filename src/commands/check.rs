@@ -12,7 +12,7 @@ use crate::privilege::caller::{Caller, Privilege};
 use crate::report;
 use crate::report::dns::Dns;
 use crate::report::error::{Error, Failed, Result};
-use crate::request::policy::{self, Grant};
+use crate::request::policy::Grant;
 
 /// How a finding bears on an attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub fn check(caller: &mut Caller) -> Result<()> {
              it setuid, or with setcap cap_net_admin,cap_sys_ptrace=ep",
         );
     }
-    let grant = findings.note("policy", policy::grant(caller), what_is_granted);
+    let grant = findings.note("policy", Grant::of(caller), what_is_granted);
     namespaces(&mut findings, caller);
     if let (Some(privilege), Some(grant)) = (&privilege, &grant) {
         host(&mut findings, privilege, grant);

@@ -11,7 +11,7 @@ use crate::publish;
 use crate::report::audit::Trail;
 use crate::report::error::Result;
 use crate::request::cli::{Attach, Which};
-use crate::request::policy;
+use crate::request::policy::Grant;
 use crate::target::Target;
 
 /// Takes the network of the container `which` away. That it has none is success.
@@ -26,7 +26,7 @@ pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()
 fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
-    let grant = policy::grant_attach(caller, request)?;
+    let grant = Grant::for_request(caller, request)?;
     let target = Target::open(which, caller, &privilege, deadline)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
     let mut host = Host::open(&privilege)?;

@@ -18,7 +18,7 @@ use crate::report::error::{Failed, Result};
 use crate::report::{self, one_word};
 use crate::request::accounts;
 use crate::request::address::Cidr;
-use crate::request::policy;
+use crate::request::policy::Grant;
 use crate::request::ports::Mapping;
 
 /// A lease, and what there is to know of its container.
@@ -66,7 +66,7 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
     let published = published(caller)?;
     caller::give_up_all()?;
     let mut netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
-    let grant = policy::grant(caller).ok();
+    let grant = Grant::of(caller).ok();
     let links = leases(&mut netlink, grant.as_ref().map(|grant| grant.address))?;
     let used = links.iter().filter(|(_, link)| owner_of(&link.name) == Some(caller.uid)).count();
     let quota = grant.map(|grant| Quota { links: grant.links, used });

@@ -4,7 +4,7 @@ use crate::network::Host;
 use crate::privilege::caller::{self, Caller};
 use crate::report::audit::Trail;
 use crate::report::error::Result;
-use crate::request::policy;
+use crate::request::policy::Grant;
 use crate::{firewall, publish};
 
 /// Takes out every published port whose container is gone, and puts the firewall's rules right if
@@ -19,7 +19,7 @@ pub fn prune(caller: &mut Caller) -> Result<()> {
 
 fn mend_and_take_out(caller: &mut Caller) -> Result<()> {
     let privilege = caller.privilege()?;
-    let grant = policy::grant(caller)?;
+    let grant = Grant::of(caller)?;
     privilege.give_up(caps::Capability::CAP_SYS_PTRACE)?;
     let mut host = Host::open(&privilege)?;
     firewall::mend(&mut host, &grant)?;

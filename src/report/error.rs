@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::kernel::netlink;
 use crate::request::address::{Cidr, IfName};
+use crate::request::policy::PATH;
 use crate::request::ports::Mapping;
 
 /// The result of every step of a run.
@@ -94,15 +95,15 @@ pub enum Refused {
     )]
     NotDumpable(String),
     #[error(
-        "{0:?}: missing, so only root may attach; an administrator writes it (netsetgo.toml(5))"
+        "{PATH:?}: missing, so only root may attach; an administrator writes it (netsetgo.toml(5))"
     )]
-    NoPolicy(PathBuf),
+    NoPolicy,
     #[error(
-        "{0:?}: {1}; it must be a regular file of root's that nobody else can write (chmod 644)"
+        "{PATH:?}: {0}; it must be a regular file of root's that nobody else can write (chmod 644)"
     )]
-    UntrustedPolicy(PathBuf, &'static str),
-    #[error("uid {0}: not allowed by {1:?}; an administrator adds an [[allow]] entry")]
-    NotAllowed(u32, PathBuf),
+    UntrustedPolicy(&'static str),
+    #[error("uid {0}: not allowed by {PATH:?}; an administrator adds an [[allow]] entry")]
+    NotAllowed(u32),
     #[error("-bridgeName {0}: the policy grants {1} only")]
     Bridge(IfName, IfName),
     #[error("-bridgeAddress {0}: the policy grants {1} only")]
@@ -155,8 +156,8 @@ pub enum Failed {
     // The files that a run reads.
     #[error("{0:?}: {1}")]
     File(PathBuf, std::io::Error),
-    #[error("{path:?}: line {line}, column {column}: {why}")]
-    Policy { path: PathBuf, line: usize, column: usize, why: String },
+    #[error("{PATH:?}: line {line}, column {column}: {why}")]
+    Policy { line: usize, column: usize, why: String },
 
     // The target and the child inside.
     #[error("{0}: {1}")]

@@ -5,8 +5,6 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use serde::Deserialize;
-
 /// An IPv4 address with the length of its network prefix, as in `10.10.10.1/24` (RFC 4632).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -76,20 +74,6 @@ impl FromStr for Cidr {
     }
 }
 
-impl TryFrom<String> for Cidr {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl<'de> Deserialize<'de> for Cidr {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 /// The name of a network interface: one that the kernel takes literally.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IfName(String);
@@ -133,12 +117,6 @@ impl FromStr for IfName {
         } else {
             Ok(IfName(text.to_owned()))
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for IfName {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

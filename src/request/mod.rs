@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod address;
 pub mod cli;
+pub(crate) mod grant;
 pub mod hook_state;
 pub mod policy;
 pub mod ports;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// The most ports that a container can have published.
 pub const MOST_PORTS: usize = 1024;
@@ -185,12 +185,6 @@ impl FromStr for Granted {
             return Err("a range across 1024; list the ports below 1024 by themselves");
         }
         Ok(Granted(ports))
-    }
-}
-
-impl<'de> Deserialize<'de> for Granted {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

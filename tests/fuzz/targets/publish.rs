@@ -3,7 +3,7 @@
 #![no_main]
 
 use netsetgo::fuzzing::{one_line, texts};
-use netsetgo::ports::{Granted, Publication};
+use netsetgo::request::ports::{Granted, Publication};
 
 netsetgo_fuzz::target!(check);
 

@@ -4,15 +4,15 @@
 use super::*;
 use crate::fuzzing::{one_line, texts};
 
-/// A policy, and the accounts of somebody: what does not read is told with its place; what reads keeps
-/// its bounds, and says the same with a comment added, and nothing with a key that is unknown.
+/// A policy and the account files. A policy that does not read is an error with its place. One that
+/// reads keeps its bounds, and says the same with a comment added. An unknown key is an error.
 pub fn check(bytes: &[u8]) {
     let Some([passwd, group, text]) = texts(bytes) else { return };
-    let path = Path::new("/p");
-    let policy = match Policy::parse(text, path) {
+    let policy = match Policy::parse(text) {
         Ok(policy) => policy,
         Err(error) => {
-            if let crate::error::Error::Failed(Failed::Policy { line, column, .. }) = &error {
+            if let crate::report::error::Error::Failed(Failed::Policy { line, column, .. }) = &error
+            {
                 assert!((1..=text.matches('\n').count() + 1).contains(line), "{error}");
                 assert!((1..=text.chars().count() + 1).contains(column), "{error}");
             }
@@ -27,21 +27,19 @@ pub fn check(bytes: &[u8]) {
             assert_eq!(granted.to_string().parse().as_ref(), Ok(granted));
         }
     }
-    let again = Policy::parse(&format!("{text}\n# comment"), path).unwrap();
+    let again = Policy::parse(&format!("{text}\n# comment")).unwrap();
     assert_eq!(format!("{policy:?}"), format!("{again:?}"));
     for unknown in ["[[allow]]\nuid = 1\nlink = 1", "[[allow]]\nuid = 1\nuser = \"a\"", "[allows]"]
     {
-        assert!(Policy::parse(&format!("{text}\n{unknown}"), path).is_err(), "{unknown}");
+        assert!(Policy::parse(&format!("{text}\n{unknown}")).is_err(), "{unknown}");
     }
     may(&policy, passwd, group);
 }
 
-/// Who is allowed something is so by the entry that names him.
+/// An entry that matches a user names that user.
 fn may(policy: &Policy, passwd: &str, group: &str) {
-    let accounts =
-        Accounts { gids: vec![100, 1100], passwd: passwd.to_owned(), group: group.to_owned() };
     for uid in [1, 1000, u32::MAX] {
-        let Some(entry) = policy.entry(&Caller::for_test(uid), &accounts) else { continue };
+        let Some(entry) = policy.entry(uid, &[100, 1100], passwd, group) else { continue };
         match &entry.who {
             Who::Uid(own) => assert_eq!(*own, uid),
             Who::User(name) => assert_eq!(accounts::uid_of(name, passwd), Some(uid)),
