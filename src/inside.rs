@@ -252,9 +252,9 @@ fn configure(
 ) -> Result<(), (Step, Errno)> {
     let address = Cidr { ip: wanted.address, prefix: wanted.prefix };
     let mut changes =
-        vec![(Step::Up, (link::set_up(index), 0)), (Step::Address, route::address(index, address))];
+        vec![(Step::Up, link::set_up(index)), (Step::Address, route::address(index, address))];
     if wanted.loopback {
-        changes.push((Step::Loopback, (link::set_up(LOOPBACK), 0)));
+        changes.push((Step::Loopback, link::set_up(LOOPBACK)));
     }
     // The route is last: if it is there already, the rest is done all the same.
     changes.push((Step::Route, route::default_route(index, wanted.gateway)));

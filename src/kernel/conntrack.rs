@@ -8,18 +8,18 @@
 
 use std::net::Ipv4Addr;
 
+use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
+use netlink_packet_netfilter::conntrack::{ConntrackMessage, ProtoTuple, Tuple};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use nix::errno::Errno;
-use nix::libc::AF_INET;
 
-use crate::kernel::netlink::{Answer, Error, Netlink, Request, attributes};
+use crate::kernel::netlink::{Answer, Error, Netlink, attributes, nested};
 use crate::request::address::Cidr;
 use crate::request::ports::Mapping;
 
-/// Types of messages: the subsystem (`NFNL_SUBSYS_CTNETLINK`), and what is asked of it
-/// (`linux/netfilter/nfnetlink_conntrack.h`).
-const NEW: u16 = 1 << 8;
-const GET: u16 = 1 << 8 | 1;
-const DELETE: u16 = 1 << 8 | 2;
+/// Types of messages (`linux/netfilter/nfnetlink_conntrack.h`).
+const GET: u8 = 1;
+const DELETE: u8 = 2;
 
 /// Attributes of the same file.
 const TUPLE_ORIGINAL: u16 = 1;
@@ -30,7 +30,6 @@ const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const IP_V4_SRC: u16 = 1;
 const IP_V4_DST: u16 = 2;
-const PROTO_NUM: u16 = 1;
 const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 const FILTER_ORIGINAL_FLAGS: u16 = 1;
@@ -40,14 +39,9 @@ const FILTER_REPLY_FLAGS: u16 = 2;
 const BY_PROTO_NUM: u32 = 1 << 3;
 const BY_DST_PORT: u32 = 1 << 5;
 
-const NESTED: u16 = 1 << 15;
-
-/// What a request begins with: `struct nfgenmsg`, of which only the family counts.
-const NFGENMSG: [u8; 4] = [AF_INET as u8, 0, 0, 0];
-
 /// Flows, each with what means it for ever: of an answer, the tuple and the id.
 #[derive(Debug)]
-pub struct Flows(Vec<Request>);
+pub struct Flows(Vec<NetfilterMessage>);
 
 /// What of the host decides which flows a published port would have got.
 #[derive(Debug)]
@@ -68,7 +62,7 @@ pub fn leading_elsewhere(
     ip: Ipv4Addr,
     own: &Own,
 ) -> Result<Flows, Error> {
-    let flows: Vec<Answer<4>> = netlink.ask_all(|| flows_to(mapping), NEW)?;
+    let flows: Vec<Answer<4>> = netlink.ask_all(flows_to(mapping))?;
     let is_one = |flow: &&Answer<4>| {
         let end =
             |tuple, address, port| flow.get(tuple).and_then(|tuple| end(tuple, address, port));
@@ -95,7 +89,7 @@ pub fn leading_elsewhere(
 /// [`Error`].
 pub fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
     for request in flows.0 {
-        match netlink.change(request, 0) {
+        match netlink.change((request, 0)) {
             // It has ended by itself.
             Err(error) if error.is(Errno::ENOENT) => {}
             done => done?,
@@ -105,27 +99,30 @@ pub fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
 }
 
 /// The request to delete a flow.
-fn deletion(flow: &Answer<4>) -> Option<Request> {
-    let (tuple, id) = (flow.get(TUPLE_ORIGINAL)?, flow.get(ID)?);
-    Some(Request::new(DELETE, &NFGENMSG).bytes(TUPLE_ORIGINAL | NESTED, tuple).bytes(ID, id))
+fn deletion(flow: &Answer<4>) -> Option<NetfilterMessage> {
+    let tuple = DefaultNla::new(TUPLE_ORIGINAL | NLA_F_NESTED, flow.get(TUPLE_ORIGINAL)?.to_vec());
+    let id = DefaultNla::new(ID, flow.get(ID)?.to_vec());
+    Some(message(DELETE, vec![tuple, id]))
 }
 
-/// The question for the flows to a port of the host's. The filter says what of a tuple counts: a dump
-/// is of all flows that agree in that.
-fn flows_to(mapping: &Mapping) -> Request {
-    Request::new(GET, &NFGENMSG)
-        .nest(TUPLE_ORIGINAL | NESTED, |tuple| {
-            tuple.nest(TUPLE_PROTO | NESTED, |protocol| {
-                protocol
-                    .byte(PROTO_NUM, mapping.protocol.number())
-                    .bytes(PROTO_DST_PORT, &mapping.host_port.to_be_bytes())
-            })
-        })
-        .nest(FILTER | NESTED, |filter| {
-            filter
-                .number(FILTER_ORIGINAL_FLAGS, BY_PROTO_NUM | BY_DST_PORT)
-                .number(FILTER_REPLY_FLAGS, 0)
-        })
+/// The question for the flows to a port of the host. The filter says what of a tuple counts: the dump
+/// has the flows that agree in that.
+fn flows_to(mapping: &Mapping) -> NetfilterMessage {
+    let protocol = Tuple::Proto(vec![
+        ProtoTuple::Protocol(mapping.protocol.number().into()),
+        ProtoTuple::DestinationPort(mapping.host_port),
+    ]);
+    let flags = |kind, flags: u32| DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
+    let filter =
+        [flags(FILTER_ORIGINAL_FLAGS, BY_PROTO_NUM | BY_DST_PORT), flags(FILTER_REPLY_FLAGS, 0)];
+    message(GET, vec![nested(TUPLE_ORIGINAL, &[protocol]), nested(FILTER, &filter)])
+}
+
+/// A request about flows. It has plain attributes since those of the library that it does not know
+/// lose the flag that they are nested, and the kernel refuses such a filter.
+fn message(message_type: u8, attributes: Vec<DefaultNla>) -> NetfilterMessage {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
+    NetfilterMessage::new(header, ConntrackMessage::Other { message_type, attributes })
 }
 
 /// One end of a flow as a tuple has it: the address and the port of these kinds.

@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::kernel::netlink::{Answer, Error, Netlink, Request};
+use netlink_packet_core::NetlinkSerializable;
+
+use crate::kernel::netlink::{Answer, Error, Netlink};
 use crate::report::error::{Failed, Result};
 use crate::request::ports::{Mapping, Protocol};
 
@@ -17,8 +19,30 @@ const LISTEN: u32 = 10;
 const CLOSE: u32 = 7;
 const ESTABLISHED: u32 = 1;
 
-/// The length of `struct inet_diag_sockid` (`linux/inet_diag.h`).
-const ADDRESSES: usize = 48;
+/// A question for the sockets of a family and protocol in these states: `struct inet_diag_req_v2`
+/// (`linux/inet_diag.h`), whose other fields stay zero: any addresses, no extensions.
+#[derive(Clone)]
+struct Question {
+    family: u8,
+    protocol: u8,
+    states: u32,
+}
+
+impl NetlinkSerializable for Question {
+    fn message_type(&self) -> u16 {
+        BY_FAMILY
+    }
+
+    fn buffer_len(&self) -> usize {
+        56
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        let [a, b, c, d] = self.states.to_ne_bytes();
+        let fields = [self.family, self.protocol, 0, 0, a, b, c, d];
+        buffer.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+    }
+}
 
 /// An answer about a socket: `struct inet_diag_msg` and attributes.
 type Socket = Answer<72>;
@@ -96,18 +120,11 @@ pub fn waiting(protocol: Protocol) -> u32 {
 pub fn read(netlink: &mut Netlink, protocol: Protocol, states: u32) -> Result<Vec<Place>, Error> {
     let mut places = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        let sockets: Vec<Socket> =
-            netlink.ask_all(|| question(family, protocol, states), BY_FAMILY)?;
+        let question = Question { family, protocol: protocol.number(), states };
+        let sockets: Vec<Socket> = netlink.ask_all(question)?;
         places.extend(sockets.iter().filter_map(place));
     }
     Ok(places)
-}
-
-/// The question for them: `struct inet_diag_req_v2`.
-fn question(family: u8, protocol: Protocol, states: u32) -> Request {
-    let [a, b, c, d] = states.to_ne_bytes();
-    // A socket's addresses: any.
-    Request::new(BY_FAMILY, &[family, protocol.number(), 0, 0, a, b, c, d]).raw(&[0; ADDRESSES])
 }
 
 /// Where the socket of an answer waits; `None` if no IPv4 packet gets there.

@@ -2,16 +2,16 @@
 //! need no lock, and what one left half-made the next completes. It is never deleted, as somebody
 //! else may be joining it at any moment.
 
-use nix::errno::Errno;
-use nix::libc::{
-    IFLA_ADDRESS, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA,
-    IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, RTM_NEWLINK,
+use netlink_packet_route::link::{
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData,
+    InfoPortData, InfoPortKind, LinkAttribute, LinkInfo,
 };
+use nix::errno::Errno;
 
 use super::lease::Lease;
 use super::{Host, overlap};
-use crate::kernel::link::{self, By, Kind, Link, ifinfomsg};
-use crate::kernel::netlink::{self, Netlink, Request};
+use crate::kernel::link::{self, By, Kind, Link};
+use crate::kernel::netlink::{self, Netlink};
 use crate::kernel::route;
 use crate::report::error::{Error, Failed, Result};
 use crate::request::address::{Cidr, IfName, Mac};
@@ -109,12 +109,12 @@ fn complete(host: &mut Host, grant: &Grant, link: &Link, addressed: bool) -> Res
         settle(host, grant, link)?;
     }
     if !addressed {
-        let (request, flags) = route::address(link.index, grant.address);
-        host.privileged(|netlink| netlink.change(request, flags))?
+        let address = route::address(link.index, grant.address);
+        host.privileged(|netlink| netlink.change(address))?
             .map_err(Failed::netlink("adding the bridge's address"))?;
     }
     // Up last: it says that everything before has been done.
-    host.privileged(|netlink| netlink.change(link::set_up(link.index), 0))?
+    host.privileged(|netlink| netlink.change(link::set_up(link.index)))?
         .map_err(Failed::netlink("setting the bridge up"))
 }
 
@@ -145,36 +145,35 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>> {
 }
 
 fn create(host: &mut Host, grant: &Grant) -> Result<()> {
-    let request = Request::new(RTM_NEWLINK, &ifinfomsg(0, 0))
-        .text(IFLA_IFNAME, grant.bridge.as_str())
-        .number(IFLA_MTU, passing_mtu(grant.mtu));
-    let request = settings(request, grant);
-    match host.privileged(|netlink| link::create(netlink, request))? {
+    let mut attributes = vec![
+        LinkAttribute::IfName(grant.bridge.to_string()),
+        LinkAttribute::Mtu(passing_mtu(grant.mtu)),
+    ];
+    attributes.extend(settings(grant));
+    let bridge = link::message(0, attributes);
+    match host.privileged(|netlink| link::create(netlink, bridge))? {
         Err(error) if error.is(Errno::EEXIST) => Ok(()),
         done => Ok(done.map_err(Failed::netlink("creating the bridge"))?),
     }
 }
 
 /// What a bridge of ours is like.
-fn settings(request: Request, grant: &Grant) -> Request {
-    // `linux/if_link.h`, and `enum br_boolopt_id` and `struct br_boolopt_multi` of `linux/if_bridge.h`.
-    const IFLA_BR_GROUP_FWD_MASK: u16 = 9;
-    const IFLA_BR_MCAST_SNOOPING: u16 = 23;
-    const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
-    const BR_BOOLOPT_NO_LL_LEARN: u32 = 0;
-    let no_link_local_learning = (1_u32 << BR_BOOLOPT_NO_LL_LEARN).to_ne_bytes();
-    request
+fn settings(grant: &Grant) -> [LinkAttribute; 2] {
+    let no_learning = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+    let data = vec![
+        // A few thousand joins from one container would switch it off for all.
+        InfoBridge::MulticastSnooping(false),
+        InfoBridge::GroupFwdMask(BRIDGE_GROUP_FWD_MASK),
+        InfoBridge::MultiBoolOpt(BridgeBooleanOptions { value: no_learning, mask: no_learning }),
+    ];
+    [
         // Set, or it would change with the ports.
-        .bytes(IFLA_ADDRESS, &Mac::of(grant.address.ip).0)
-        .nest(IFLA_LINKINFO, |info| {
-            info.text(IFLA_INFO_KIND, Kind::Bridge.name()).nest(IFLA_INFO_DATA, |data| {
-                // A few thousand joins from one container would switch it off for all.
-                data.byte(IFLA_BR_MCAST_SNOOPING, 0)
-                    .short(IFLA_BR_GROUP_FWD_MASK, BRIDGE_GROUP_FWD_MASK)
-                    // The value, and which of its bits count.
-                    .bytes(IFLA_BR_MULTI_BOOLOPT, &[no_link_local_learning; 2].concat())
-            })
-        })
+        LinkAttribute::Address(Mac::of(grant.address.ip).0.to_vec()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(Kind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(data)),
+        ]),
+    ]
 }
 
 /// The MTU that the bridge is born with: another than it will have. Only a change pins it
@@ -185,13 +184,13 @@ fn passing_mtu(mtu: u32) -> u32 {
 
 /// Sets all that a bridge of ours has, before it is up; some of it cannot be set at its creation.
 fn settle(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
-    let mtu = link::change(By::Index(link.index)).number(IFLA_MTU, grant.mtu);
+    let mtu = link::change(By::Index(link.index), vec![LinkAttribute::Mtu(grant.mtu)]);
     // First, as with a lower one than IPv6's the kernel has no IPv6 settings of the bridge.
-    host.privileged(|netlink| netlink.change(mtu, 0))?
+    host.privileged(|netlink| netlink.change(mtu))?
         .map_err(Failed::netlink("setting the bridge's MTU"))?;
-    let settings = settings(link::change(By::Index(link.index)), grant);
+    let bridge = By::Index(link.index);
     let has_ipv6 = host
-        .privileged(|netlink| link::change_without_ipv6(netlink, settings, &[]))?
+        .privileged(|netlink| link::change_without_ipv6(netlink, bridge, &settings(grant), &[]))?
         .map_err(Failed::netlink("setting the bridge up"))?;
     if has_ipv6 { refuse_router_advertisements(host, &link.name) } else { Ok(()) }
 }
@@ -211,11 +210,9 @@ fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
 /// [`Failed::BridgeFull`], [`Failed::Netlink`].
 pub fn put_back(host: &mut Host, lease: &Lease, bridge: &Link) -> Result<()> {
     host.privileged(|netlink| {
-        netlink.change(link::set_group(lease.group, false)?, 0)?;
-        let join = link::change_group(lease.group)?
-            .number(IFLA_MTU, bridge.mtu)
-            .number(IFLA_MASTER, bridge.index);
-        netlink.change(join, 0)
+        netlink.change(link::set_group_down(lease.group)?)?;
+        let join = vec![LinkAttribute::Mtu(bridge.mtu), LinkAttribute::Controller(bridge.index)];
+        netlink.change(link::change_group(lease.group, join)?)
     })?
     .map_err(|error| match bridge.name.parse() {
         Ok(name) if error.is(Errno::EXFULL) => Failed::BridgeFull(name).into(),
@@ -241,20 +238,21 @@ pub fn settle_port(
     alias: Option<&str>,
 ) -> Result<()> {
     // By its name, which is its owner's for ever, where its index may be another's by now.
-    let mut settings = port(&lease.host_end, |port| {
-        let port = port
-            .short(IFLA_BRPORT_GROUP_FWD_MASK, PORT_GROUP_FWD_MASK)
-            // What is for a container that is gone is not for all the others to hear.
-            .byte(IFLA_BRPORT_UNICAST_FLOOD, 0)
-            // Its one address has an entry, and no others are for it to fill the bridge's table with.
-            .byte(IFLA_BRPORT_LEARNING, 0);
-        if reflects { port.byte(IFLA_BRPORT_MODE, HAIRPIN) } else { port }
-    });
-    if let Some(alias) = alias {
-        settings = settings.text(IFLA_IFALIAS, alias);
+    let mut settings = vec![
+        InfoBridgePort::GroupFwdMask(PORT_GROUP_FWD_MASK),
+        // What is for a container that is gone is not for all the others to hear.
+        InfoBridgePort::UnicastFlood(false),
+        // Its one address has an entry, and no others are for it to fill the bridge's table with.
+        InfoBridgePort::Learning(false),
+    ];
+    if reflects {
+        settings.push(InfoBridgePort::HairpinMode(true));
     }
+    let mut attributes = vec![port(settings)];
+    attributes.extend(alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
+    let name = By::Name(&lease.host_end);
     let entry = route::forwarding_entry(lease.index, Mac::of(lease.address.ip));
-    host.privileged(|netlink| link::change_without_ipv6(netlink, settings, &[entry]))?
+    host.privileged(|netlink| link::change_without_ipv6(netlink, name, &attributes, &[entry]))?
         .map(drop)
         .map_err(not_opened)
 }
@@ -265,8 +263,7 @@ pub fn settle_port(
 /// # Errors
 /// [`Failed::Netlink`].
 pub fn open_port(host: &mut Host, lease: &Lease) -> Result<()> {
-    host.privileged(|netlink| netlink.change(link::set_group(lease.group, true)?, 0))?
-        .map_err(not_opened)
+    host.privileged(|netlink| netlink.change(link::set_group_up(lease.group)?))?.map_err(not_opened)
 }
 
 fn not_opened(error: netlink::Error) -> Error {
@@ -283,21 +280,15 @@ fn not_opened(error: netlink::Error) -> Error {
 /// # Errors
 /// [`Failed::Netlink`].
 pub fn reflect(host: &mut Host, name: &IfName) -> Result<()> {
-    let settings = port(name, |port| port.byte(IFLA_BRPORT_MODE, HAIRPIN));
-    host.privileged(|netlink| netlink.change(settings, 0))?
+    let hairpin = link::change(By::Name(name), vec![port(vec![InfoBridgePort::HairpinMode(true)])]);
+    host.privileged(|netlink| netlink.change(hairpin))?
         .map_err(Failed::netlink("setting the bridge's port"))
 }
 
-/// Settings of a port of a bridge (`linux/if_link.h`).
-const IFLA_BRPORT_MODE: u16 = 4;
-const IFLA_BRPORT_LEARNING: u16 = 8;
-const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
-const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
-const HAIRPIN: u8 = 1;
-
-/// The request to change the port of a bridge that `name` is, to what `fill` adds.
-fn port(name: &IfName, fill: impl FnOnce(Request) -> Request) -> Request {
-    link::change(By::Name(name)).nest(IFLA_LINKINFO, |info| {
-        info.text(IFLA_INFO_SLAVE_KIND, Kind::Bridge.name()).nest(IFLA_INFO_SLAVE_DATA, fill)
-    })
+/// Settings of a port of a bridge.
+fn port(settings: Vec<InfoBridgePort>) -> LinkAttribute {
+    LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(settings)),
+    ])
 }

@@ -10,17 +10,13 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use nix::errno::Errno;
-use nix::libc::{
-    IFLA_ADDRESS, IFLA_GROUP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO,
-    IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_NUM_RX_QUEUES, IFLA_NUM_TX_QUEUES, RTM_NEWLINK,
-};
 
 use super::Host;
 use super::pool::{Pool, lowest_free};
 use crate::inside::{End, Inside};
-use crate::kernel::link::{self, By, Kind, Link, Namespace, ifinfomsg};
-use crate::kernel::netlink::Request;
+use crate::kernel::link::{self, By, Kind, Link, Namespace};
 use crate::report::error::{Error, Failed, Refused, Result};
 use crate::request::address::{Cidr, IfName, Mac};
 use crate::request::policy::Grant;
@@ -326,31 +322,31 @@ pub fn give_back(host: &mut Host, lease: &Lease, inside: &mut Inside) -> Result<
 
 /// The message that creates both ends at once, the container's in its own namespace from the start:
 /// to move one there later takes ten times as long.
-fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> Request {
-    // `linux/veth.h`
-    const VETH_INFO_PEER: u16 = 1;
+fn wire(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> LinkMessage {
     let Choice { ip, ref host_end } = *choice;
-    let end = |request: Request, name: &IfName, mac: Mac, mtu: u32| {
-        request
-            .text(IFLA_IFNAME, name.as_str())
-            .bytes(IFLA_ADDRESS, &mac.0)
-            .number(IFLA_MTU, mtu)
-            .number(IFLA_NUM_TX_QUEUES, 1)
-            .number(IFLA_NUM_RX_QUEUES, 1)
+    let end = |name: &IfName, mac: Mac, mtu: u32| {
+        vec![
+            LinkAttribute::IfName(name.to_string()),
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::NumTxQueues(1),
+            LinkAttribute::NumRxQueues(1),
+        ]
     };
-    let inside = |peer: Request| {
-        end(peer.raw(&ifinfomsg(0, 0)), wanted.container_end, Mac::of(ip), wanted.mtu)
-            .number(IFLA_NET_NS_FD, wanted.target.net.as_raw_fd().cast_unsigned())
-    };
-    let outside = Request::new(RTM_NEWLINK, &ifinfomsg(index_of(ip), 0));
+    let mut inside = end(wanted.container_end, Mac::of(ip), wanted.mtu);
+    inside.push(LinkAttribute::NetNsFd(wanted.target.net.as_raw_fd()));
+    let peer = InfoVeth::Peer(link::message(0, inside));
     // A port with a lower MTU than the bridge's would lower that of everybody's.
-    end(outside, host_end, Mac::of_host_end(ip), bridge.mtu)
-        .number(IFLA_GROUP, group)
-        .number(IFLA_MASTER, bridge.index)
-        .nest(IFLA_LINKINFO, |info| {
-            info.text(IFLA_INFO_KIND, Kind::Veth.name())
-                .nest(IFLA_INFO_DATA, |data| data.nest(VETH_INFO_PEER, inside))
-        })
+    let mut outside = end(host_end, Mac::of_host_end(ip), bridge.mtu);
+    outside.extend([
+        LinkAttribute::Group(group),
+        LinkAttribute::Controller(bridge.index),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(Kind::Veth),
+            LinkInfo::Data(InfoData::Veth(peer)),
+        ]),
+    ]);
+    link::message(index_of(ip), outside)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Transactions.
 
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook, HookNumber, ListAttribute, NfTablesMessage, RuleAttribute,
     RuleMessage, SetAttribute, SetDescription, SetElementList, SetElementMessage, SetFlags,
@@ -8,6 +8,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::{COMMENT, Chain, Element, Kind, Rule, Set, Table, text_data, user_data};
+use crate::kernel::netlink::nested;
 
 /// Types of what nft keeps in a set's user data (`libnftnl/udata.h`).
 const SET_KEY_BYTE_ORDER: u8 = 0;
@@ -188,12 +189,9 @@ pub(super) fn in_set(set: &Set) -> Vec<SetElementList> {
 fn parts(key: &[Kind]) -> SetDescription {
     const NFTA_SET_FIELD_LEN: u16 = 1;
     const NFTA_LIST_ELEM: u16 = 1;
-    const NESTED: u16 = 1 << 15;
     let part = |kind: &Kind| {
-        let length = DefaultNla::new(NFTA_SET_FIELD_LEN, kind.length().to_be_bytes().to_vec());
-        let mut bytes = vec![0; length.buffer_len()];
-        length.emit(&mut bytes);
-        DefaultNla::new(NFTA_LIST_ELEM | NESTED, bytes)
+        let length = kind.length().to_be_bytes().to_vec();
+        nested(NFTA_LIST_ELEM, &[DefaultNla::new(NFTA_SET_FIELD_LEN, length)])
     };
     SetDescription::Concat(key.iter().map(part).collect())
 }

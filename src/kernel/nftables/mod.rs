@@ -24,13 +24,6 @@ use crate::kernel::netlink::{Error, Netlink, attributes};
 /// The subsystem of a message's type (`NFNL_SUBSYS_NFTABLES`, `linux/netfilter/nfnetlink.h`).
 const SUBSYSTEM: u16 = 10;
 
-/// Types of answers (`nf_tables_msg_types`, `linux/netfilter/nf_tables.h`).
-const NEW_TABLE: u16 = SUBSYSTEM << 8;
-const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
-const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
-const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
-const NEW_GENERATION: u16 = SUBSYSTEM << 8 | 15;
-
 /// The message that begins a transaction, and its attribute that names the generation of the ruleset
 /// that it is for (`NFNL_MSG_BATCH_BEGIN`, `NFNL_BATCH_GENID`).
 const BATCH_BEGIN: u8 = 16;
@@ -225,7 +218,7 @@ impl Ruleset {
     pub fn generation(&mut self) -> Result<u32, Error> {
         const ID: u16 = 1;
         let question = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
-        let answer = self.ask(NFPROTO_UNSPEC, question, NEW_GENERATION)?;
+        let answer = self.ask(NFPROTO_UNSPEC, question)?;
         answer.get(ID).and_then(number).ok_or_else(|| Error::Reply("no generation".to_owned()))
     }
 
@@ -237,7 +230,7 @@ impl Ruleset {
         let attributes = vec![TableAttribute::Name(table.name.to_owned())];
         let question = NfTablesMessage::GetTable(TableMessage { attributes });
         const FLAGS: u16 = 2;
-        let answer = found(self.ask(table.family, question, NEW_TABLE))?;
+        let answer = found(self.ask(table.family, question))?;
         let flags = |answer: &Answer| answer.get(FLAGS).and_then(number).unwrap_or_default();
         Ok(answer.is_some_and(|answer| {
             !TableFlags::from_bits_retain(flags(&answer)).contains(TableFlags::Dormant)
@@ -261,11 +254,9 @@ impl Ruleset {
         const CHAIN: u16 = 2;
         const EXPRESSIONS: u16 = 4;
         const USER_DATA: u16 = 7;
-        let question = || {
-            let attributes = vec![RuleAttribute::Table(table.to_owned())];
-            message(family, NfTablesMessage::GetRule(RuleMessage { attributes }))
-        };
-        let answers: Vec<Answer> = self.netlink.ask_all(question, NEW_RULE)?;
+        let attributes = vec![RuleAttribute::Table(table.to_owned())];
+        let question = message(family, NfTablesMessage::GetRule(RuleMessage { attributes }));
+        let answers: Vec<Answer> = self.netlink.ask_all(question)?;
         let bytes = |answer: &Answer, kind| answer.get(kind).unwrap_or_default().to_vec();
         let read = |answer: Answer| SeenRule {
             chain: answer.text(CHAIN).unwrap_or_default(),
@@ -285,11 +276,9 @@ impl Ruleset {
         const HOOK: u16 = 4;
         const POLICY: u16 = 5;
         const HOOK_NUMBER: u16 = 1;
-        let question = || {
-            let everything = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-            message(NFPROTO_UNSPEC, everything)
-        };
-        let answers: Vec<Answer> = self.netlink.ask_all(question, NEW_CHAIN)?;
+        let everything = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+        let question = message(NFPROTO_UNSPEC, everything);
+        let answers: Vec<Answer> = self.netlink.ask_all(question)?;
         let read = |answer: Answer| {
             let hook = attributes(answer.get(HOOK)?);
             let hook = hook.iter().find(|(kind, _)| *kind == HOOK_NUMBER)?;
@@ -312,7 +301,7 @@ impl Ruleset {
         let mut attributes = batch::in_set(set);
         attributes.push(SetElementList::Elements(vec![Element::key(key).attributes()]));
         let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        let answer = found(self.ask(set.table.family, question, NEW_ELEMENT))?;
+        let answer = found(self.ask(set.table.family, question))?;
         Ok(answer.into_iter().flat_map(elements).next())
     }
 
@@ -321,13 +310,10 @@ impl Ruleset {
     /// # Errors
     /// [`Error`].
     pub fn elements(&mut self, set: &Set) -> Result<Vec<Element>, Error> {
-        let question = || {
-            let attributes = batch::in_set(set);
-            let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-            message(set.table.family, request)
-        };
-        let answers: Vec<Answer> =
-            found(self.netlink.ask_all(question, NEW_ELEMENT))?.unwrap_or_default();
+        let attributes = batch::in_set(set);
+        let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+        let question = message(set.table.family, request);
+        let answers: Vec<Answer> = found(self.netlink.ask_all(question))?.unwrap_or_default();
         Ok(answers.into_iter().flat_map(elements).collect())
     }
 
@@ -361,8 +347,8 @@ impl Ruleset {
         Ok(self.netlink.tell(messages)?)
     }
 
-    fn ask(&mut self, family: u8, request: NfTablesMessage, answer: u16) -> Result<Answer, Error> {
-        self.netlink.ask(message(family, request), answer)
+    fn ask(&mut self, family: u8, request: NfTablesMessage) -> Result<Answer, Error> {
+        self.netlink.ask(message(family, request))
     }
 }
 

@@ -1,37 +1,35 @@
-//! A small blocking client of the kernel over netlink: of its routing service, `rtnetlink(7)`, and
-//! of whatever else has a socket of this family.
+//! A small blocking client of the kernel over netlink: for its routing service, `rtnetlink(7)`, and
+//! the others that have a socket of this family.
 //!
-//! A socket is connected to the kernel and used with plain `send`, so that nobody else can send to
-//! it and nothing can be sent elsewhere. Every reply is checked: its sender, its sequence number,
+//! Requests are typed messages of the netlink-packet crates. Answers are read by hand: this program
+//! needs a few attributes of each, and an odd one elsewhere in a message must not fail the whole.
+//!
+//! A socket is connected to the kernel and used with plain `send`, so that no other process can send
+//! to it and nothing can be sent elsewhere. Every reply is checked: its sender, its sequence number,
 //! its length, its type.
-
-mod request;
 
 use std::io;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST,
-    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-    NlasIterator,
+    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
+    NLM_F_MULTIPART, NLM_F_REQUEST, NLMSG_NOOP, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable, Nla, NlasIterator,
 };
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc::MSG_TRUNC;
 use thiserror::Error;
 
-pub use self::request::Request;
 use crate::privilege::sys;
 use crate::request::address::IfName;
 
-/// Room for one reply. One of a dump has 32 KiB at most (`netlink_dump`, `net/netlink/af_netlink.c`);
-/// that of one link is as long as its attributes, of which the alternative names can have 64. With 128
-/// the allocator would map pages for it, and take them away again, for each socket.
+/// Room for one reply. One of a dump has 32 KiB at most (`netlink_dump`, `net/netlink/af_netlink.c`).
+/// One about a link is as long as its attributes: the alternative names alone can have 64 KiB. With
+/// room for 128 KiB the allocator would map and unmap pages for each socket.
 const REPLY: usize = 96 << 10;
-
-/// The type of a message that nobody sends, for when no object is asked for.
-const NLMSG_NOOP: u16 = 1;
 
 /// The length of a message's header, and the alignment of messages (`linux/netlink.h`).
 const HEADER: usize = 16;
@@ -40,16 +38,17 @@ const ALIGNMENT: usize = 4;
 /// How often a dump is tried.
 const DUMPS: u32 = 100;
 
-/// A request of several that was not fulfilled: its number, from 0, and why.
+/// A request for a change: a message, and its flags beside `NLM_F_REQUEST`.
+pub type Change<M = RouteNetlinkMessage> = (M, u16);
+
+/// A request of several that failed: its number, from 0, and why.
 #[derive(Debug)]
 pub struct Failure {
-    /// Which of them.
     pub request: usize,
-    /// Why.
     pub error: Error,
 }
 
-/// Of what concerns all of them.
+/// An error of the socket, which concerns all requests.
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure { request: 0, error }
@@ -62,16 +61,15 @@ impl From<Failure> for Error {
     }
 }
 
-/// Why a request was not answered as wished.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The kernel's own answer.
     #[error("{0}")]
     Kernel(Errno),
-    /// The socket failed.
     #[error("netlink socket: {0}")]
     Socket(#[from] io::Error),
-    /// The reply was not one.
+    /// The reply makes no sense.
     #[error("netlink reply: {0}")]
     Reply(String),
 }
@@ -92,12 +90,10 @@ impl Error {
     }
 }
 
-/// An answer: the structure that it begins with, of so many bytes, and attributes. Most of what the
-/// kernel tells of an object is none of this program's business, so it is not taken apart any further
-/// than it has to be.
+/// An answer: a fixed structure of so many bytes, and attributes.
 #[derive(Debug)]
 pub struct Answer<const HEADER: usize> {
-    /// What it begins with.
+    /// The fixed structure.
     pub header: [u8; HEADER],
     attributes: Vec<(u16, Vec<u8>)>,
 }
@@ -120,9 +116,9 @@ impl<const HEADER: usize> Answer<HEADER> {
         found.map(|(_, value)| value.as_slice())
     }
 
-    /// The number in the attribute of this kind, as the machine writes it.
+    /// The number in the attribute of this kind, in the machine's byte order.
     pub fn number(&self, kind: u16) -> Option<u32> {
-        self.get(kind).and_then(number)
+        self.get(kind)?.first_chunk().copied().map(u32::from_ne_bytes)
     }
 
     /// The address in the attribute of this kind.
@@ -132,23 +128,29 @@ impl<const HEADER: usize> Answer<HEADER> {
 
     /// The text in the attribute of this kind, without the zero at its end.
     pub fn text(&self, kind: u16) -> Option<String> {
-        let bytes = self.get(kind)?;
-        Some(String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned())
+        self.get(kind).map(text)
     }
 }
 
-/// The attributes that these bytes consist of, up to the first that is none: kind and value.
+/// The attributes in these bytes, up to the first that is malformed: kind and value.
 pub fn attributes(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
     let attributes = NlasIterator::new(bytes).map_while(Result::ok);
     attributes.map(|attribute| (attribute.kind(), attribute.value().to_vec())).collect()
 }
 
-/// A number, as the machine writes it.
-pub fn number(bytes: &[u8]) -> Option<u32> {
-    bytes.first_chunk().copied().map(u32::from_ne_bytes)
+/// The text in the value of an attribute, without the zero at its end.
+pub fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
-/// What is expected where no object is: nothing is read.
+/// An attribute that consists of others, as netfilter wants it: with the flag that says so.
+pub fn nested<T: Nla>(kind: u16, attributes: &[T]) -> DefaultNla {
+    let mut value = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut value);
+    DefaultNla::new(kind | NLA_F_NESTED, value)
+}
+
+/// Stands for the object where no object is expected.
 struct Nothing;
 
 impl NetlinkDeserializable for Nothing {
@@ -162,128 +164,78 @@ impl NetlinkDeserializable for Nothing {
 /// A socket to one of the kernel's services in one network namespace.
 pub struct Netlink {
     socket: Socket,
+    /// How far the type of an answer is below the type of its question.
+    answers_below: u16,
     sequence: u32,
-    /// For replies: kept, as to have it anew for each would take two system calls.
+    /// For replies: kept, since a new one for each would take two system calls.
     buffer: Vec<u8>,
 }
 
 impl Netlink {
     /// Opens a socket to the routing service in the calling process's network namespace.
-    ///
-    /// # Errors
-    /// [`Error::Socket`].
     pub fn open() -> Result<Netlink, Error> {
-        let netlink = Netlink::connect(NETLINK_ROUTE)?;
+        // RTM_GETLINK is answered by RTM_NEWLINK, and so on.
+        let netlink = Netlink::connect(NETLINK_ROUTE, 2)?;
         // Without it the kernel ignores the filter of a dump (Linux 4.20).
         netlink.socket.set_netlink_get_strict_chk(true)?;
         Ok(netlink)
     }
 
     /// Opens a socket to netfilter, likewise.
-    ///
-    /// # Errors
-    /// [`Error::Socket`].
     pub fn open_netfilter() -> Result<Netlink, Error> {
-        Netlink::connect(NETLINK_NETFILTER)
+        // NFT_MSG_GETRULE is answered by NFT_MSG_NEWRULE, and so on.
+        Netlink::connect(NETLINK_NETFILTER, 1)
     }
 
     /// Opens a socket to the service that tells of other sockets, `sock_diag(7)`, likewise.
-    ///
-    /// # Errors
-    /// [`Error::Socket`].
     pub fn open_sock_diag() -> Result<Netlink, Error> {
-        Netlink::connect(NETLINK_SOCK_DIAG)
+        Netlink::connect(NETLINK_SOCK_DIAG, 0)
     }
 
-    fn connect(service: isize) -> Result<Netlink, Error> {
+    fn connect(service: isize, answers_below: u16) -> Result<Netlink, Error> {
         let socket = Socket::new(service)?;
         // Connecting binds the socket as well. The kernel has port 0.
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(REPLY) })
+        Ok(Netlink::on(socket, answers_below))
     }
 
-    /// Whether an interface has the index `index`. Unlike a look at the interface itself this
-    /// takes no lock in the kernel, so that it costs little and waits for nobody.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`].
+    fn on(socket: Socket, answers_below: u16) -> Netlink {
+        Netlink { socket, answers_below, sequence: 0, buffer: Vec::with_capacity(REPLY) }
+    }
+
+    /// Whether an interface has the index `index`. Unlike a question for the interface itself this
+    /// takes no lock in the kernel, so it costs little and never waits.
     pub fn has_index(&self, index: u32) -> Result<bool, Error> {
         sys::interface_exists(&self.socket, index).map_err(Error::Kernel)
     }
 
     /// Whether an interface has the name or alternative name `name`; likewise. CAP_NET_ADMIN and
     /// CAP_SYS_MODULE must not be in effect.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`].
     pub fn has_name(&self, name: &IfName) -> Result<bool, Error> {
         sys::interface_name_exists(&self.socket, name.as_str()).map_err(Error::Kernel)
     }
 
-    /// Asks for one object, with an `RTM_GET*`.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] with ENODEV, ENOENT and the like when there is none.
-    pub fn get<const HEADER: usize>(&mut self, request: Request) -> Result<Answer<HEADER>, Error> {
-        let answer = answer_to(request.kind());
-        self.ask(request, answer)
-    }
-
-    /// Asks for all objects that the request's filter lets through, with an `RTM_GET*`.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] with EINTR when what is asked for changed during each of several tries.
-    pub fn dump<const HEADER: usize>(
-        &mut self,
-        request: &Request,
-    ) -> Result<Vec<Answer<HEADER>>, Error> {
-        self.ask_all(|| request.clone(), answer_to(request.kind()))
-    }
-
-    /// Has something changed, and waits for the kernel's acknowledgement.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] with the reason why it was not.
-    pub fn change(&mut self, request: Request, flags: u16) -> Result<(), Error> {
-        Ok(self.tell(vec![(request, NLM_F_ACK | flags)])?)
-    }
-
-    /// Has several things changed, in one go. What comes after one that fails is done all the same, if
-    /// it can be.
-    ///
-    /// # Errors
-    /// The first that failed.
-    pub fn change_all(&mut self, mut requests: Vec<(Request, u16)>) -> Result<(), Failure> {
-        if let Some((_, flags)) = requests.last_mut() {
-            *flags |= NLM_F_ACK;
-        }
-        self.tell(requests)
-    }
-
-    /// Asks for one object, which comes as a message of the type `answer`.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] with ENODEV, ENOENT and the like when there is none.
-    pub fn ask<Q, A>(&mut self, question: Q, answer: u16) -> Result<A, Error>
+    /// Asks for one object. That there is none is an error: ENODEV, ENOENT and the like.
+    pub fn ask<Q, A>(&mut self, question: Q) -> Result<A, Error>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable<Error = DecodeError>,
     {
+        let answer = question.message_type() - self.answers_below;
         let first = self.send(vec![(question, 0)])?;
         self.replies(first, answer)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
     }
 
-    /// Asks for all objects of a kind; each comes as a message of the type `answer`.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] with EINTR when what is asked for changed during each of several tries.
-    pub fn ask_all<Q, A>(&mut self, question: impl Fn() -> Q, answer: u16) -> Result<Vec<A>, Error>
+    /// Asks for all objects that the filter of the question lets through. The error is EINTR if they
+    /// changed during each of several tries.
+    pub fn ask_all<Q, A>(&mut self, question: Q) -> Result<Vec<A>, Error>
     where
-        Q: NetlinkSerializable,
+        Q: NetlinkSerializable + Clone,
         A: NetlinkDeserializable<Error = DecodeError>,
     {
+        let answer = question.message_type() - self.answers_below;
         for _ in 0..DUMPS {
-            let first = self.send(vec![(question(), NLM_F_DUMP)])?;
+            let first = self.send(vec![(question.clone(), NLM_F_DUMP)])?;
             match self.replies(first, answer) {
                 Err(failure) if failure.error.is(Errno::EINTR) => {}
                 done => return Ok(done?),
@@ -292,18 +244,32 @@ impl Netlink {
         Err(Error::Kernel(Errno::EINTR))
     }
 
-    /// Sends messages with their flags, one of which asks for an acknowledgement, and waits for that
+    /// Asks for one change, and waits for the kernel's acknowledgement.
+    pub fn change<M: NetlinkSerializable>(&mut self, change: Change<M>) -> Result<(), Error> {
+        Ok(self.change_all(vec![change])?)
+    }
+
+    /// Asks for several changes in one message, and waits for the acknowledgement of the last or for
+    /// the first error. The kernel still carries out what follows a change that failed, if it can.
+    pub fn change_all<M>(&mut self, mut changes: Vec<Change<M>>) -> Result<(), Failure>
+    where
+        M: NetlinkSerializable,
+    {
+        if let Some((_, flags)) = changes.last_mut() {
+            *flags |= NLM_F_ACK;
+        }
+        self.tell(changes)
+    }
+
+    /// Sends changes, one of which has the flag that asks for an acknowledgement, and waits for that
     /// or for the first error.
-    ///
-    /// # Errors
-    /// The first that failed.
-    pub fn tell<M: NetlinkSerializable>(&mut self, messages: Vec<(M, u16)>) -> Result<(), Failure> {
-        let first = self.send(messages)?;
+    pub fn tell<M: NetlinkSerializable>(&mut self, changes: Vec<Change<M>>) -> Result<(), Failure> {
+        let first = self.send(changes)?;
         self.replies::<Nothing>(first, NLMSG_NOOP).map(drop)
     }
 
-    /// Sends messages in one go, with the next sequence numbers. Gives the first of these.
-    fn send<M: NetlinkSerializable>(&mut self, messages: Vec<(M, u16)>) -> Result<u32, Error> {
+    /// Sends messages together, with the next sequence numbers. Gives the first of these numbers.
+    fn send<M: NetlinkSerializable>(&mut self, messages: Vec<Change<M>>) -> Result<u32, Error> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::with_capacity(1024);
         for (message, flags) in messages {
@@ -385,11 +351,6 @@ impl Netlink {
     }
 }
 
-/// The type of message that answers an `RTM_GET*`: its `RTM_NEW*`, which is two below.
-fn answer_to(kind: u16) -> u16 {
-    kind - 2
-}
-
 /// The kernel's error numbers come negated.
 fn kernel(code: i32) -> Error {
     Error::Kernel(Errno::from_raw(code.wrapping_neg()))
@@ -397,7 +358,7 @@ fn kernel(code: i32) -> Error {
 
 /// What the fuzz targets check here.
 #[cfg(fuzzing)]
-#[path = "../../../tests/fuzz/within/netlink.rs"]
+#[path = "../../tests/fuzz/within/netlink.rs"]
 pub mod fuzzing;
 
 #[cfg(test)]
