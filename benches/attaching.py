@@ -14,7 +14,7 @@ def in_turn(all_of_them, run):
 
 
 class Latency:
-    """One attach, by every contender in turn, each container used once and its wire taken out
+    """One attach, by every contender in turn, each container used once and its veth pair taken out
     before the next."""
 
     def __init__(self, kit, runs):

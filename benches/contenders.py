@@ -61,7 +61,7 @@ class Contender:
         return self.world.time(self.command(pid, number), self.uid, *self.extras(pid))
 
     def undo(self, pid, number=0):
-        """Takes the wire out again."""
+        """Deletes the veth pair again."""
         self.world.sh(f'nsenter -t {pid} -n ip link delete veth1')
 
 
@@ -147,7 +147,7 @@ class Floor(OnOurBridge):
 
 
 class ByIp(OnOurBridge):
-    """The wire alone, by the commands that people type."""
+    """The veth pair alone, by the commands that people type."""
 
     SCRIPT = '''
 ip link add "by-ip$2" master brg0 up type veth peer name veth1 netns "$1"

@@ -1,4 +1,4 @@
-"""What goes through the wire: throughput and round trips, from a container to a remote host through
+"""What goes through the veth pair: throughput and round trips, from a container to a remote host through
 NAT, in through a published port, and from container to container."""
 
 import json
