@@ -127,13 +127,14 @@ pub enum Refused {
     Port(Mapping, u32),
 }
 
-/// What could not be done.
-#[derive(Debug, Error)]
+/// How the program was installed or called, so that it lacks its privilege.
+#[derive(Debug, Clone, Copy, Error)]
 #[allow(missing_docs, reason = "each variant's text is its documentation")]
-pub enum Failed {
-    // How the program was installed or called.
-    #[error("not installed setuid: {0} is not held; run install.sh, or chown root and chmod 4755")]
-    NotSetuid(&'static str),
+pub enum Unprivileged {
+    #[error(
+        "not installed setuid: CAP_NET_ADMIN is not held; run install.sh, or chown root and chmod 4755"
+    )]
+    NotSetuid,
     #[error(
         "run under a tracer: the setuid bit does not count; call netsetgo without strace or gdb"
     )]
@@ -150,6 +151,15 @@ pub enum Failed {
          with the container's process id as seen there"
     )]
     InsideUserNamespace,
+}
+
+/// What could not be done.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant's text is its documentation")]
+pub enum Failed {
+    // How the program was installed or called.
+    #[error(transparent)]
+    Unprivileged(#[from] Unprivileged),
     #[error("becoming the caller: {0}: {1}")]
     Caller(&'static str, String),
 
