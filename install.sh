@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds netsetgo and installs it. Building takes Rust, installing takes root; ./install.sh --help
-# says what else it can do.
+# Builds netsetgo and installs it. Building needs Rust, installing needs root. ./install.sh --help
+# lists what else it can do.
 set -euo pipefail
 umask 022
 
@@ -13,14 +13,14 @@ usage: sudo ./install.sh [--prefix DIR] [--caps]     build and install netsetgo
 
   --prefix DIR  install below DIR instead of /usr/local
   --caps        give the program two file capabilities instead of the setuid bit
-  --try         install it in namespaces that vanish afterwards, attach a container there and
-                show its network and its way out; this machine is left as it was
+  --try         install it in namespaces that vanish afterwards, attach a container there, and
+                show its network and its way out; this machine stays as it was
 END
 }
 
 policy=/etc/netsetgo.toml
 capabilities=cap_net_admin,cap_sys_ptrace=ep
-# What lies beside the program: each file of docs/, and its place in the prefix's share/.
+# What is installed beside the program: each file of docs/, and its place in the prefix's share/.
 shared=(
     netsetgo.8=man/man8/netsetgo.8
     netsetgo.toml.5=man/man5/netsetgo.toml.5
@@ -47,8 +47,9 @@ name_of() { # name_of UID
 
 # --- Building -----------------------------------------------------------------------------------
 
-# Sets `builder`, the words that run a command as the one who builds. The user behind sudo builds,
-# so that his target directory stays his own; root does if there is none, or if the tree is not his.
+# Sets `builder`, the words that run a command as the user who builds. The user behind sudo builds, so
+# that root owns nothing in that user's target directory. Root builds if there is no such user, or if
+# that user cannot write to the tree.
 find_builder() {
     local uid=0 as=()
     if [[ $caller ]]; then
@@ -61,7 +62,7 @@ find_builder() {
     fi
     local home
     home=$(getent passwd "$uid" | cut -d: -f6)
-    # sudo replaces PATH, which is where rustup had entered ~/.cargo/bin.
+    # rustup adds ~/.cargo/bin to PATH, and sudo replaces PATH.
     builder=("${as[@]}" env -u CARGO_ENCODED_RUSTFLAGS HOME="$home" PATH="$home/.cargo/bin:$PATH")
 
     local wanted version
@@ -74,8 +75,8 @@ find_builder() {
     need cc build-essential
 }
 
-# build CARGO-ARGUMENTS: prints the path of each executable. The flag repeats .cargo/config.toml,
-# which gives way to the user's own cargo configuration: a setuid program must be linked statically.
+# build CARGO-ARGUMENTS: prints the path of each executable. A setuid program must be linked
+# statically. The flag repeats .cargo/config.toml, as the user's own cargo configuration overrides it.
 build() {
     step "Building as $("${builder[@]}" id -un): cargo build --release --locked" >&2
     "${builder[@]}" RUSTFLAGS='-C target-feature=+crt-static' \
@@ -93,8 +94,8 @@ check_place() {
     fi
 }
 
-# The file gets its content, its owner and then its mode in a directory that only root can enter,
-# and one rename puts it in place. Nobody meets it half-made, and a run under way keeps its own.
+# The file gets its content, its owner and then its mode in a directory that only root can enter. One
+# rename puts it in place. So no user can start a half-made file, and a run in progress keeps the old.
 install_program() { # install_program BUILT
     work=$(mktemp -d "$prefix/bin/.netsetgo.XXXXXX")
     trap 'rm -rf "$work"' EXIT
@@ -117,8 +118,8 @@ install_shared() {
     done
 }
 
-# policy_text UID: allows this user, by name where /etc/passwd has one (netsetgo asks no name
-# service) and by number otherwise; without a uid, nobody yet.
+# policy_text UID: allows this user, by name if /etc/passwd has one (netsetgo asks no name service),
+# or else by number. Without a uid it allows no user yet.
 policy_text() {
     local who='user = "alice"' off='#'
     if [[ $1 ]]; then
@@ -143,15 +144,15 @@ ${off}links = 16                 # containers at once
 END
 }
 
-install_policy() { # install_policy UID, or '' to allow nobody yet
+install_policy() { # install_policy UID, or '' to allow no user yet
     if [[ -e $policy || -L $policy ]]; then
-        note "$policy was there, and stays as it is"
+        note "$policy exists already, and stays as it is"
         return
     fi
     policy_text "$1" >"$policy.new"
     chmod 0644 "$policy.new"
     mv -n "$policy.new" "$policy"
-    local whom='root alone, as sudo did not say whom else; add a user there'
+    local whom='root only, as sudo named no user; add a user there'
     if [[ $1 ]]; then whom="$(name_of "$1") 16 containers"; fi
     note "$(stat -c '%A %U' "$policy") $policy allows $whom"
 }
@@ -169,13 +170,13 @@ uninstall() {
     for file in "$prefix/bin/netsetgo" "${shared[@]/#*=/$prefix/share/}"; do
         if [[ -e $file ]]; then rm -f "$file" && note "$file"; fi
     done
-    if [[ -e $policy ]]; then note "$policy stays; delete it yourself if it is not wanted"; fi
+    if [[ -e $policy ]]; then note "$policy stays; delete it yourself if you do not want it"; fi
     restore_host
-    note 'containers keep their wires; the bridge stays until a reboot, or: ip link del brg0'
+    note 'containers keep their veth pairs; the bridge stays until a reboot, or: ip link del brg0'
 }
 
-# Takes back what netsetgo changed beside its bridge. The table goes last: as long as route_localnet
-# is on, it is what keeps containers away from the host's loopback.
+# Takes back what netsetgo changed, except its bridge. The table goes last: while route_localnet is
+# on, the table keeps containers away from the host's loopback.
 restore_host() {
     local switches=/proc/sys/net/ipv4 bridge
     if [[ $(<$switches/ip_forward) == 2 ]]; then
@@ -220,15 +221,15 @@ try() {
     find_builder
     built=$(build --bin netsetgo --example container)
     step 'Making a throwaway host: network, mount and process namespaces of its own'
-    # They end, and all that was done in them, when their first process does.
+    # The namespaces end, with everything in them, when their first process ends.
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
         "$BASH" "$self" --inside-try "$(readlink /proc/self/ns/mnt)" "$uid" \
         "$(grep '/netsetgo$' <<<"$built")" "$(grep '/container$' <<<"$built")"
     step 'It works: address, route and the way out are there. The throwaway host is gone.'
 }
 
-# internet FILE: a third namespace, kept by FILE, and the way there. It has no way back to the
-# containers' addresses: what it answers went out with the host's.
+# internet FILE: makes a third namespace, which FILE keeps, and the route to it. It has no route back
+# to the containers' addresses: it can answer only packets that have the host's address.
 internet() {
     step 'Connecting it to an Internet of one host, 192.0.2.9'
     touch "$1"
@@ -243,10 +244,10 @@ internet() {
 
 inside_try() { # inside_try OUTER-MOUNT-NAMESPACE UID BUILT EXAMPLE
     [[ $$ == 1 && $(readlink /proc/self/ns/mnt) != "$1" ]] || die '--inside-try is for --try alone'
-    trap 'exit 130' INT TERM # a first process ignores what it does not catch
+    trap 'exit 130' INT TERM # a first process ignores signals that it does not catch
     mount -t tmpfs -o mode=755 tmpfs /usr/local/bin
     mount -t tmpfs -o mode=755 tmpfs /usr/local/share
-    # The working directory stays below the new mount, where the machine's own files are.
+    # The working directory stays below the new mount, and still shows the machine's own files.
     (cd /etc && mount -t tmpfs -o mode=755 tmpfs /etc && cp -a . /etc)
     rm -f "$policy"
     install_all "$3" "$2"

@@ -4,34 +4,33 @@
 //! cargo run --example container -- run [--rootfs DIR] [--publish HOST:PORT]... CMD [ARG...]
 //! ```
 //!
-//! CMD runs as root of a user namespace of its own, in which only the caller's uid and gid exist,
-//! with its own mounts, processes, host name and network. With `--rootfs` its root directory is
-//! DIR, whose `etc/resolv.conf` is replaced; otherwise it is the host's, with another file mounted
-//! over that one. `--publish` is handed to netsetgo as it is. The exit status is CMD's, or 128+n if
-//! signal n killed it; 125 is a failure of the runner, 126 a CMD that cannot be run, 127 one that
-//! does not exist.
+//! CMD runs as root of a user namespace of its own, in which only the caller's uid and gid exist. It
+//! has its own mounts, processes, host name and network. With `--rootfs` its root directory is DIR,
+//! and `etc/resolv.conf` there is replaced. Otherwise it is the host's, and another file is mounted
+//! over `/etc/resolv.conf`. netsetgo gets `--publish` as it is. The exit status is that of CMD, or
+//! 128+n if signal n killed CMD. 125 is a failure of the runner, 126 means that CMD cannot be run,
+//! 127 that CMD does not exist.
 //!
-//! The network is the one thing here that an ordinary user may not make: a wire to the host has to
-//! be plugged in from outside. `netsetgo` does that, found in PATH or named by the environment
-//! variable NETSETGO.
+//! The network is the only part that an ordinary user may not make: a veth pair to the host has to be
+//! made from outside. `netsetgo` does that. It is found in PATH, or named by the environment variable
+//! NETSETGO.
 //!
-//! There are three processes, each a fresh start of this program: nothing runs between a `fork` and
-//! its `exec`, and so nothing needs `unsafe`.
+//! There are three processes. Each is a fresh start of this program: no code runs between a `fork`
+//! and its `exec`, so no code needs `unsafe`.
 //!
 //! 1. `run`, the runner, stays on the host, starts 2 and waits until it reads "ready" from a pipe.
-//! 2. `child` enters the new namespaces and maps the ids. A new pid namespace holds not the process
-//!    that asked for it but those that it starts, so it starts
-//! 3. `init`, pid 1 inside, which mounts, changes the root, subscribes to route changes and only
-//!    then says "ready": no change can slip past, and what can fail has failed before the network
-//!    is asked for.
+//! 2. `child` enters the new namespaces and maps the ids. A process does not enter the pid namespace
+//!    that it makes, but its children do. So it starts
+//! 3. `init`, pid 1 inside. It mounts, changes the root, subscribes to route changes, and only then
+//!    says "ready". So it misses no route change, and most errors come before the network is made.
 //!
-//! Now 1 calls `netsetgo -pid` for 2, which is in the same network namespace as 3. Meanwhile 3
-//! sleeps until the kernel announces a default route, the last thing to appear. It also wakes when
-//! nobody is left to read the pipe: then the runner is gone, and no network will come. What netsetgo
-//! said of name service 1 hands on through a second pipe, as a `resolv.conf`; 3 puts it into place,
-//! from inside, where no link in an image leads to a file of the host, and starts CMD.
+//! Now 1 calls `netsetgo -pid` for 2, which is in the same network namespace as 3. Meanwhile 3 sleeps
+//! until the kernel announces a default route, which is made last. It also wakes when the pipe has no
+//! reader any more: then the runner is gone, and no network will come. 1 makes a `resolv.conf` of
+//! what netsetgo tells about name servers, and passes it on through a second pipe. 3 puts it into
+//! place, from inside, where no link in an image leads to a file of the host. Then 3 starts CMD.
 //!
-//! Left out, as beside the point: `/dev`, cgroups, seccomp, a terminal of its own.
+//! This example leaves out `/dev`, cgroups, seccomp and a terminal of its own.
 
 use std::env;
 use std::error::Error;
@@ -63,7 +62,7 @@ use serde_json::Value;
 const SELF: &str = "/proc/self/exe";
 /// The multicast group of IPv4 route changes, from `linux/rtnetlink.h`.
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
-/// Never needed but with a helper that claims a success which it did not have.
+/// How long init waits for the network. Needed only if the helper reports success without having it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The exit status for failures of the runner's own.
 const RUNNER_FAILED: u8 = 125;
@@ -71,17 +70,17 @@ const USAGE: &str =
     "usage: container run [--rootfs DIR] [--publish [IP:]HOST:PORT[/tcp|udp]]... CMD [ARG...]";
 /// Where programs look for name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// For those arguments of mount(2) that a call has no use for.
+/// For arguments of mount(2) that a call does not use.
 const NOTHING: Option<&str> = None;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// For `map_err`: says what was being done when the error came up.
+/// For `map_err`: says what the program was doing when the error occurred.
 fn doing<E: Display>(what: impl Display) -> impl FnOnce(E) -> Box<dyn Error> {
     move |error| format!("{what}: {error}").into()
 }
 
-/// One line on standard error, in one piece. `eprintln` would panic where that is closed.
+/// Prints one line on standard error, in one piece. `eprintln` panics if standard error is closed.
 fn say(what: impl Display) {
     let _ = io::stderr().write_all(format!("container: {what}\n").as_bytes());
 }
@@ -100,7 +99,7 @@ fn main() -> ExitCode {
     }))
 }
 
-/// What to run, and with what. The order is handed from stage to stage as it was given.
+/// What to run, and with what. Each stage passes the order on as the caller gave it.
 struct Order<'a> {
     rootfs: Option<&'a Path>,
     publish: Vec<&'a OsStr>,
@@ -133,7 +132,7 @@ fn run(order: &[OsString]) -> Result<u8> {
     let publish = parse(order)?.publish;
     let (mut ready, their_ready) = io::pipe().map_err(doing("make a pipe"))?;
     let (their_dns, mut dns) = io::pipe().map_err(doing("make a pipe"))?;
-    // Rust makes descriptors that close on exec. These are to reach init, by their numbers.
+    // Rust makes descriptors that close on exec. Init needs these two, and gets their numbers.
     for theirs in [their_ready.as_fd(), their_dns.as_fd()] {
         fcntl(theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(doing("pass on a pipe"))?;
     }
@@ -143,9 +142,9 @@ fn run(order: &[OsString]) -> Result<u8> {
         .args(order)
         .spawn()
         .map_err(doing("start the child"))?;
-    drop((their_ready, their_dns)); // or their end would never be seen
+    drop((their_ready, their_dns)); // otherwise this process never sees the end of the pipe
 
-    // The end, and nothing before it: the child has failed and said why, its status is next.
+    // If the pipe ends without a byte, the child has failed and said why. Its status comes next.
     if ready.read(&mut [0]).map_err(doing("wait for the child"))? > 0 {
         let attached = attach(child.id(), &publish)
             .and_then(|text| dns.write_all(text.as_bytes()).map_err(doing("tell the child")));
@@ -155,12 +154,12 @@ fn run(order: &[OsString]) -> Result<u8> {
             return Err(error);
         }
     }
-    drop(dns); // the end of what init reads
-    wait_for(&mut child) // the other pipe is held until then
+    drop(dns); // init reads until here
+    wait_for(&mut child) // the other pipe stays open until then
 }
 
-/// Has the helper give the child's network namespace its wire, address and route, and its published
-/// ports. Answers the `resolv.conf` for it.
+/// Calls the helper, which gives the child's network namespace its veth pair, address, route and
+/// published ports. Returns the `resolv.conf` for it.
 fn attach(pid: u32, publish: &[&OsStr]) -> Result<String> {
     let helper = env::var_os("NETSETGO").unwrap_or_else(|| "netsetgo".into());
     let name = helper.display();
@@ -168,7 +167,7 @@ fn attach(pid: u32, publish: &[&OsStr]) -> Result<String> {
         .args(["-pid", &pid.to_string(), "-json"])
         .args(publish.iter().flat_map(|ports| [OsStr::new("-publish"), ports]))
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit()) // it explains itself better than its exit status does
+        .stderr(Stdio::inherit()) // its message explains more than its exit status
         .output()
         .map_err(doing(format_args!("run the helper {name}")))?;
     if !output.status.success() {
@@ -181,7 +180,7 @@ fn attach(pid: u32, publish: &[&OsStr]) -> Result<String> {
     if let (Some(address), Some(gateway)) = (ip("/ips/0/address"), ip("/ips/0/gateway")) {
         say(format_args!("{address} by way of {gateway}"));
     }
-    // Not of CNI's, but written as its plugins are told of ports.
+    // CNI has no such key in a result. The form is that in which its plugins are given ports.
     for port in result.get("portMappings").and_then(Value::as_array).into_iter().flatten() {
         let ip = port["hostIP"].as_str().map(|ip| format!("{ip}:")).unwrap_or_default();
         let protocol = port["protocol"].as_str().unwrap_or_default();
@@ -191,8 +190,8 @@ fn attach(pid: u32, publish: &[&OsStr]) -> Result<String> {
     Ok(result.get("dns").map(resolv_conf).unwrap_or_default())
 }
 
-/// The `dns` of a CNI result as a `resolv.conf`. (`netsetgo -resolvconf` prints it ready-made, to
-/// whoever has no use for the rest.)
+/// The `dns` of a CNI result as a `resolv.conf`. (`netsetgo -resolvconf` prints it ready-made, for
+/// runners that do not need the rest.)
 fn resolv_conf(dns: &Value) -> String {
     let words = |key: &str| -> Vec<&str> {
         dns[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
@@ -209,8 +208,8 @@ fn resolv_conf(dns: &Value) -> String {
     text
 }
 
-/// Stage 2, which enters the namespaces: in one call, for which the kernel makes the user namespace
-/// first, and the others with the rights that this process has there.
+/// Stage 2, which enters the namespaces in one call. The kernel makes the user namespace first, and
+/// the others with the rights that this process has there.
 fn child(pipes: &OsStr, order: &[OsString]) -> Result<u8> {
     let (uid, gid) = (geteuid(), getegid()); // once inside, unmapped, both would read 65534
     unshare(
@@ -221,8 +220,8 @@ fn child(pipes: &OsStr, order: &[OsString]) -> Result<u8> {
             | CloneFlags::CLONE_NEWNET,
     )
     .map_err(doing("make namespaces"))?;
-    // An ordinary user may map himself and nobody else, and his gid only once he has renounced
-    // setgroups: whoever drops a group can get in where just that group is kept out.
+    // An ordinary user may map only the own uid, and the own gid only after giving up setgroups: a
+    // user who can drop a group gets to files that exclude this group.
     for (file, text) in [
         ("/proc/self/setgroups", "deny".to_owned()),
         ("/proc/self/uid_map", format!("0 {uid} 1")),
@@ -232,8 +231,8 @@ fn child(pipes: &OsStr, order: &[OsString]) -> Result<u8> {
     }
     sethostname("container").map_err(doing("set the host name"))?;
 
-    // Dies with the runner from now on, as init does with this process. If the runner is dead
-    // already, init learns it from the pipe.
+    // From now on this process dies with the runner, and init dies with this process. If the runner
+    // is dead already, init sees it at the pipe.
     set_pdeathsig(Signal::SIGKILL).map_err(doing("follow the runner"))?;
     let mut init = Command::new(SELF)
         .arg("init")
@@ -244,8 +243,8 @@ fn child(pipes: &OsStr, order: &[OsString]) -> Result<u8> {
     wait_for(&mut init)
 }
 
-/// Waits for the next stage and ends like it. Ctrl-C and Ctrl-\ reach every process at the
-/// terminal; what they mean, CMD alone is to decide.
+/// Waits for the next stage and ends with its status. Ctrl-C and Ctrl-\ reach every process at the
+/// terminal, but only CMD decides what they mean.
 fn wait_for(stage: &mut Child) -> Result<u8> {
     let keys = SigSet::from_iter([Signal::SIGINT, Signal::SIGQUIT]);
     keys.thread_block().map_err(doing("block signals"))?;
@@ -260,7 +259,7 @@ fn init(pipes: &OsStr, order: &[OsString]) -> Result<u8> {
     let Order { rootfs, program, args, .. } = parse(order)?;
     let (mut ready, mut dns) = take_over(pipes).map_err(doing("take over the pipes"))?;
 
-    // Nothing mounted here is to show on the host; besides, pivot_root insists.
+    // What is mounted here must not show on the host. pivot_root demands it as well.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(NOTHING, "/", NOTHING, private, NOTHING).map_err(doing("make mounts private"))?;
     match rootfs {
@@ -290,8 +289,8 @@ fn init(pipes: &OsStr, order: &[OsString]) -> Result<u8> {
     }
 }
 
-/// Opens the pipes whose numbers were inherited once more and closes the numbers: the results have
-/// an owner without `unsafe`, and are closed on exec, so that CMD does not get them.
+/// Opens the inherited pipes once more and closes their old numbers. So the results have an owner
+/// without `unsafe`, and close on exec: CMD does not get them.
 fn take_over(numbers: &OsStr) -> io::Result<(File, File)> {
     let (ready, dns) = numbers.to_str().and_then(|n| n.split_once(',')).ok_or(Errno::EBADF)?;
     let open = |number: &str, how: &OpenOptions| {
@@ -303,8 +302,9 @@ fn take_over(numbers: &OsStr) -> io::Result<(File, File)> {
     Ok((open(ready, OpenOptions::new().write(true))?, open(dns, OpenOptions::new().read(true))?))
 }
 
-/// Only a process of the new pid namespace can mount the `/proc` that shows it, and only while an
-/// old one is in sight: an ordinary user's mount must not uncover what the host has covered.
+/// Only a process of the new pid namespace can mount the `/proc` that shows it. The kernel allows it
+/// only while an old `/proc` is visible: an ordinary user's mount must not uncover what the host has
+/// covered.
 fn mount_proc() -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, NOTHING).map_err(doing("mount /proc"))
@@ -312,11 +312,11 @@ fn mount_proc() -> Result<()> {
 
 /// Makes `dir` the root directory, with a `/proc`.
 fn change_root(dir: &Path) -> Result<()> {
-    // pivot_root wants a mount, not just any directory.
+    // pivot_root needs a mount, not a plain directory.
     mount(Some(dir), dir, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)?;
     env::set_current_dir(dir)?;
-    // With "." for both, the old root ends up on top of the new one and needs no directory in it:
-    // "/" is the new root, and "." for umount2 what lies on top there.
+    // With "." for both, the old root is mounted on top of the new one and needs no directory in it.
+    // Then "/" is the new root, and "." for umount2 is the old one, on top.
     pivot_root(".", ".").map_err(doing("pivot_root"))?;
     fs::create_dir_all("/proc").map_err(doing("/proc"))?;
     mount_proc()?;
@@ -324,8 +324,8 @@ fn change_root(dir: &Path) -> Result<()> {
     Ok(env::set_current_dir("/")?)
 }
 
-/// In an image this file is often a symbolic link: it is replaced, not followed. And from in here,
-/// no link in place of `/etc` leads to the host's.
+/// In an image this file is often a symbolic link: it is replaced, not followed. Inside, no link in
+/// place of `/etc` leads to the host's.
 fn replace_resolv_conf(text: &str) -> io::Result<()> {
     fs::create_dir_all("/etc")?;
     match fs::remove_file(RESOLV_CONF) {
@@ -334,8 +334,8 @@ fn replace_resolv_conf(text: &str) -> io::Result<()> {
     }
 }
 
-/// The host's own file stays as it is: another one is mounted over it, in here alone. It has to be
-/// on some mount, which need not be seen any more once the file is.
+/// The host's own file stays as it is: another one is mounted over it, only in here. That file has to
+/// be on a mount, which may go once the file is in place.
 fn cover_resolv_conf(text: &str) -> Result<()> {
     if text.is_empty() || !fs::exists(RESOLV_CONF)? {
         return Ok(());
@@ -353,7 +353,7 @@ fn wait_for_route(routes: &Socket, pipe: &File) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut watched = [
             PollFd::new(routes.as_fd(), PollFlags::POLLIN),
-            PollFd::new(pipe.as_fd(), PollFlags::empty()), // POLLERR, without asking: no reader
+            PollFd::new(pipe.as_fd(), PollFlags::empty()), // POLLERR always counts: no reader
         ];
         if poll(&mut watched, PollTimeout::try_from(left)?).map_err(doing("poll"))? == 0 {
             return Err(format!("no network after {} seconds", PATIENCE.as_secs()).into());
@@ -368,7 +368,7 @@ fn wait_for_route(routes: &Socket, pipe: &File) -> Result<()> {
     }
 }
 
-/// Reads one change. Only CMD could forge one, and that has not started yet.
+/// Reads one change. Only CMD could forge one, and CMD has not started yet.
 fn is_default_route(routes: &Socket) -> Result<bool> {
     let (bytes, _) = routes.recv_from_full()?;
     Ok(match NetlinkMessage::deserialize(&bytes)?.payload {
@@ -380,8 +380,8 @@ fn is_default_route(routes: &Socket) -> Result<bool> {
     })
 }
 
-/// A pid 1's work: every orphan is its child, to be waited for. When it exits, the kernel kills the
-/// rest.
+/// The work of pid 1: every orphan becomes its child, and it waits for each. When it exits, the kernel
+/// kills the rest.
 fn reap_until(command: u32) -> Result<u8> {
     loop {
         let (pid, status) = match waitpid(None::<Pid>, None) {
