@@ -8,7 +8,7 @@ PUBLISH = ['-publish', '8000:80']
 
 
 def in_turn(all_of_them, run):
-    """All of them, in each run beginning with the next: nobody is always first."""
+    """All of them. Each run begins with the next one, so none is always first."""
     start = run % len(all_of_them)
     return all_of_them[start:] + all_of_them[:start]
 
@@ -26,8 +26,8 @@ class Latency:
                 ('true', 'ours', Nothing('`/bin/true`')),
                 ('netsetgo', 'ours', Netsetgo('**netsetgo**')),
                 ('floor', 'ours', Floor('the floor')),
-                # Policies that differ, and commands that change the firewall, in one host would have
-                # each attach look it over anew.
+                # In one host, different policies and commands that change the firewall would make
+                # each attach write the firewall anew.
                 ('plain', 'plain', Netsetgo('**netsetgo**, `nat = false`', nat=False)),
                 ('publish', 'publish', Netsetgo('**netsetgo** `-publish 8000:80`', options=PUBLISH)),
                 ('heir', 'publish', Heir('**netsetgo**, after a container that published a port',
@@ -50,7 +50,7 @@ class Latency:
                 continue
             contenders.append((key, contender))
             self.series[key] = Series(contender.title)
-            # What is made once, such as the bridge, is there from now on.
+            # What is made once, such as the bridge, exists from now on.
             sample(contender, world[host].containers(1), 0, Series(''))
             if key == 'netsetgo':
                 self.ours = contender
@@ -64,7 +64,7 @@ class Latency:
 
 
 class Growth:
-    """The attach number so and so on a /22: a host for each contender, filled up in step."""
+    """The attach with a given number on a /22: a host for each contender, filled up in step."""
 
     NUMBERS = [1, 10, 100, 500, 1000]
 
@@ -126,7 +126,7 @@ class Growth:
 
 
 class Parallel:
-    """Attaches a second with so many callers at once, as many containers each time."""
+    """Attaches a second with this number of callers at once, the same number of containers each time."""
 
     CALLERS = [1, 2, 4, 16, 64]
 

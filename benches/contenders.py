@@ -13,7 +13,7 @@ CNI = '/usr/lib/cni'
 NETAVARK = '/usr/lib/podman/netavark'
 LXC_USER_NIC = '/usr/libexec/lxc/lxc-user-nic'
 
-# What is looked for, in which package of Debian 12 it is, and what is left out without it.
+# A program, its package in Debian 12, and what is left out without it.
 PROGRAMS = [
     ('/usr/sbin/nft', 'nftables', 'everything behind NAT'),
     ('/usr/sbin/iptables', 'iptables', 'CNI bridge with ipMasq, netavark'),
@@ -98,7 +98,7 @@ class Netsetgo(Contender):
 
 
 class Heir(Netsetgo):
-    """Gets an address whose last container had published a port, and has to take that out."""
+    """Gets an address whose last container had published a port, which it has to take out."""
 
     def __init__(self, title, options):
         super().__init__(title)
@@ -116,7 +116,7 @@ class Heir(Netsetgo):
 
 
 class OnOurBridge(Contender):
-    """Works on a bridge such as netsetgo's, which is there or is made as an administrator would."""
+    """Works on a bridge like that of netsetgo, which exists or is made as an admin would make it."""
 
     def prepare(self, world):
         super().prepare(world)
@@ -240,7 +240,7 @@ class LxcUserNic(Contender):
 
 
 def sample(contender, pids, number, into):
-    """One measured attach of a container that is used up by it."""
+    """One measured attach. The container is not used again."""
     pid = pids.pop()
     try:
         into.add(contender.attach(pid, number))

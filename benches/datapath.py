@@ -1,5 +1,5 @@
-"""What goes through the veth pair: throughput and round trips, from a container to a remote host through
-NAT, in through a published port, and from container to container."""
+"""What goes through the veth pair: throughput and round trips, from a container to a remote host
+through NAT, in through a published port, and from container to container."""
 
 import json
 import os
@@ -16,15 +16,15 @@ PYTHON = '/usr/bin/python3'
 BULK, ECHO = 5201, 5202
 # What is added to that where it is published.
 AT = 3000
-# On which processor those who answer and those who ask for a round trip stay: whether it is the same
-# one makes more of a difference than any network does. Everything else runs where there is room.
+# The processors of the server and of the client of round trips. Whether both use the same one makes
+# more difference than any network. Everything else runs on any processor.
 CPUS = sorted(os.sched_getaffinity(0))
 ANSWERING = ['taskset', '-c', str(CPUS[0])]
 ASKING = f'taskset -c {CPUS[-1]}'
 
 
 class Path:
-    """One way for packets to take. A way in is an address and what to add to the ports."""
+    """A way of packets. A way in is an address and what to add to the ports."""
 
     program = None
     own_host = None
@@ -47,7 +47,7 @@ class Path:
         raise NotImplementedError
 
     def serve(self, pid):
-        """Has the servers run in the container, or on the host for `None`."""
+        """Starts the servers in the container, or on the host for `None`."""
         enter = ['nsenter', '-t', str(pid), '-n', '--'] if pid else []
         if pid:
             self.world.sh(f'nsenter -t {pid} -n ip link set lo up')
@@ -55,7 +55,7 @@ class Path:
         self.world.start([*ANSWERING, *enter, PYTHON, '/run/pingpong.py', 'serve', str(ECHO)])
 
     def ways(self):
-        """From whom, to which address, and what to add to the ports."""
+        """From which process, to which address, and what to add to the ports."""
         yield 'out', self.pid, REMOTE, 0
         yield 'in', self.remote, *self.way_in
         if self.between:
@@ -64,7 +64,7 @@ class Path:
     def measure(self, pid, address, port, what):
         enter = f'nsenter -t {pid} -n -- ' if pid else ''
         if what in ('tcp', 'udp'):
-            # Over TCP it takes a stack in user space a while to find its speed.
+            # Over TCP a user-space stack needs a while to reach its speed.
             more = '-t 1 -u -b 0 -l 1400' if what == 'udp' else '-t 2'
             said = json.loads(self.world.sh(
                 f'{enter}timeout 15 iperf3 -J {more} -c {address} -p {BULK + port}'))
@@ -194,7 +194,7 @@ class ByPasta(Path):
 
     def connect(self):
         ports = ','.join(f'{port + self.way_in[1]}:{port}' for port in (BULK, ECHO))
-        # The remote host is the gateway here, and would else stand for the host itself.
+        # The remote host is the gateway here. Without this it would be taken for the host itself.
         self.world.start([self.program, '-f', '--config-net', '--no-map-gw', '-4', '-m',
                           str(self.mtu), '-t', ports, '-u', ports, '-T', 'none', '-U', 'none',
                           str(self.pid)], ALICE)
@@ -265,7 +265,7 @@ class DataPath:
     def host(kit):
         world = kit.world(internet=False)
         remote = world.internet()
-        # Some machines keep it to root, which is not what is measured.
+        # Some machines reserve it for root, and this is not what is measured.
         world.sh("""if [ -e /dev/net/tun ]; then
             mknod -m 666 /run/tun c 10 200; mount --bind /run/tun /dev/net/tun
         fi""")

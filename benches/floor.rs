@@ -1,15 +1,15 @@
-//! The floor that `netsetgo` is measured against (`benches/run`): what the kernel asks for the
-//! messages of one attach, sent by a program that checks nothing.
+//! The floor that `netsetgo` is measured against (`benches/run`): the time that the kernel takes for
+//! the messages of one attach, sent by a program that checks nothing.
 //!
-//! It sends what `src/host/lease.rs`, `src/host/bridge.rs` and `src/container.rs` send: the pair,
-//! its container's end born in the target's namespace; the port's settings, its forwarding entry,
-//! up; and inside, by a forked child, up, address, route. What is told is believed, what could be
-//! looked up is an argument, and messages that follow each other go in one batch. With `alone` there
-//! is no child: the one process enters the target itself when the host's part is done.
+//! It sends what `src/network/` and `src/inside.rs` send. On the host: the pair, with its container
+//! end born in the target's namespace; the port's settings, its forwarding entry, up. Inside, by a
+//! forked child: up, address, route. It believes every answer, what it could look up is an argument,
+//! and messages that follow each other go out in one batch. With `alone` there is no child: the one
+//! process enters the target itself when the host's part is done.
 //!
-//! It is run setuid root in a throwaway host, and installed nowhere else: it gives every caller
-//! every namespace. It is an example to cargo, so that it is built by the profile of the program
-//! that it is held against, and enters no installation.
+//! It runs setuid root in a throwaway host, and must not be installed anywhere else: it gives every
+//! caller every namespace. To cargo it is an example: so it is built with the profile of the program
+//! that it is compared with, and no installation has it.
 #![no_main]
 
 use std::fs::File;
@@ -88,7 +88,7 @@ impl Wire {
                 let done = setns(&target, CloneFlags::CLONE_NEWNET)
                     .and_then(|()| Netlink::open())
                     .and_then(|mut inside| {
-                        // It is there when the parent says so, and the parent goes on meanwhile.
+                        // It exists when the parent says so, and the parent goes on meanwhile.
                         read(&go, &mut [0])?;
                         inside.tell(&self.inside())
                     });
@@ -144,7 +144,7 @@ impl Wire {
         message
     }
 
-    /// What makes the host's end an open port of the bridge.
+    /// What makes the host end an open port of the bridge.
     fn port(&self) -> [Message; 3] {
         const IFLA_INFO_SLAVE_KIND: u16 = 4;
         const IFLA_INFO_SLAVE_DATA: u16 = 5;
@@ -182,7 +182,7 @@ impl Wire {
         [settings, forwarding, Message::new(libc::RTM_SETLINK, 0, &up)]
     }
 
-    /// What the container's end becomes.
+    /// What the container end becomes.
     fn inside(&self) -> [Message; 3] {
         let index = self.index();
         let up = ifinfomsg(index, libc::IFF_UP.cast_unsigned());

@@ -11,8 +11,8 @@ AS_ALICE = f'setpriv --reuid {ALICE} --regid {ALICE} --clear-groups --'
 
 
 class Trace:
-    """The system calls of one attach, as strace(1) shows them. What sets ids and capabilities works
-    under it, since whoever traces is root."""
+    """The system calls of one attach, as strace(1) shows them. Root traces, so calls that set ids and
+    capabilities work."""
 
     def __init__(self, contender, pid):
         command = ' '.join(contender.command(pid, 0))
@@ -30,8 +30,8 @@ class Trace:
         self.count = [len(calls) for calls in self.calls.values()]
 
 
-# Where phases of netsetgo begin: its name, and what is the next call after the last beginning that
-# matches; FD stands for the parent's end of the channel to its child.
+# The phases of netsetgo: a name, and a pattern. A phase begins with the first call after the beginning
+# of the last phase that matches. FD stands for the parent's end of the channel to its child.
 PHASES = [
     ('exec, and the C library\'s start', r'execve'),
     ('become the caller, and prove it', r'rt_sigaction'),
@@ -61,7 +61,7 @@ FLOOR_PHASES = [
 
 
 def beginnings(calls, phases):
-    """At which call each phase begins; `None` if one is not to be found."""
+    """At which call each phase begins; `None` if one is not found."""
     pair = next((re.search(r'\[(\d+), \d+\]', call) for call in calls
                  if call.startswith('socketpair')), None)
     channel = pair.group(1) if pair else '-'
@@ -77,9 +77,9 @@ def beginnings(calls, phases):
 
 
 def times_of_calls(contender, pid):
-    """When each system call of the parent began, in seconds, and when its end was told, as the
-    kernel's trace points say: a microsecond each, where strace(1) takes fifty."""
-    # By perf's own reckoning processes of other pid namespaces are number 0.
+    """When each system call of the parent began, in seconds, and when its end was signalled, from the
+    kernel's trace points. These take a microsecond each, where strace(1) takes fifty."""
+    # perf itself gives processes of other pid namespaces the number 0.
     command = ' '.join(contender.command(pid, 0))
     text = contender.world.sh(f'''
         perf record -q -a -m 8M -o /run/perf -k CLOCK_MONOTONIC -c 1 -e raw_syscalls:sys_enter \
@@ -143,7 +143,7 @@ def phase_table(series):
 
 
 def crates(cargo):
-    """How many crates are in the program, itself and those that run in the compiler left out."""
+    """How many crates are in the program, without itself and those that run in the compiler."""
     tree = subprocess.run(
         [*cargo, 'tree', '--locked', '--offline', '-e', 'normal,no-proc-macro', '--prefix', 'none',
          '--no-dedupe'], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -153,7 +153,7 @@ def crates(cargo):
 
 
 def lines():
-    """Lines of src, those of unit tests and blank or comment ones left out, and all."""
+    """Lines of src: without unit tests, blank lines and comments; and all."""
     code = everything = 0
     for path in (ROOT / 'src').rglob('*.rs'):
         text = path.read_text()

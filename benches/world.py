@@ -1,9 +1,9 @@
-"""Throwaway hosts for benches/run: the tests' own (tests/it/world/start.sh), and somebody in each
-who starts containers there, runs programs and takes their time.
+"""Throwaway hosts for benches/run: the tests' own (tests/it/world/start.sh), with an agent in each
+that starts containers there, runs programs and measures their time.
 
-That somebody, the agent, is this file run as a program, as pid 1 of new network, mount and pid
-namespaces. It is asked by a line of JSON and answers by another. When its standard input closes it
-ends, and the kernel takes all of it away.
+The agent is this file, run as a program, as pid 1 of new network, mount and pid namespaces. A request
+is a line of JSON, an answer is another one. When its standard input closes, the agent ends, and the
+kernel takes everything away.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ HOST, REMOTE = '192.0.2.1', '192.0.2.9'
 
 
 class Failed(Exception):
-    """What was asked of a world did not work there."""
+    """A request to a world that failed there."""
 
 
 class World:
@@ -130,7 +130,7 @@ def in_child(story):
         return pid
     try:
         story()
-    except BaseException as error:  # whatever it is, the child must not go on as its parent
+    except BaseException as error:  # after any error the child must not go on as its parent
         os.write(2, f'{error!r}\n'.encode())
         os._exit(1)
     os._exit(0)
@@ -207,7 +207,7 @@ class Agent:
             become(uid)
             flags = CLONE_NEWNET | (CLONE_NEWUSER if uid else 0)
             checked(LIBC.unshare(flags))
-            # As an executed program is; and else its files would be root's.
+            # Like an executed program. Otherwise its files would belong to root.
             checked(LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
             if uid:
                 pathlib.Path('/proc/self/setgroups').write_text('deny')
@@ -340,7 +340,7 @@ def interfaces():
 
 def furnish(start, netsetgo, floor):
     built = pathlib.Path(floor).read_bytes()
-    # Its standard input has ended, so the script does not stay.
+    # Its standard input has ended, so the script ends too.
     subprocess.run(['sh', start, netsetgo], check=True, stdin=subprocess.DEVNULL,
                    stdout=subprocess.DEVNULL)
     installed = pathlib.Path('/usr/local/bin/floor')
@@ -349,7 +349,7 @@ def furnish(start, netsetgo, floor):
 
 
 def main():
-    # Python ignores these, and who is started here would inherit that.
+    # Python ignores these signals, and programs started here would inherit that.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     questions, answers = os.dup(0), os.dup(1)
@@ -367,7 +367,7 @@ def main():
             what, *arguments = json.loads(line)
             try:
                 answer(done=getattr(agent, what)(*arguments))
-            except Exception as error:  # whoever asked is told, and decides
+            except Exception as error:  # the program that asked gets it, and decides
                 answer(failed=str(error) or repr(error))
 
 
