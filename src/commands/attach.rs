@@ -8,7 +8,7 @@ use crate::firewall::others::{self, Blocked};
 use crate::inside::{Configuration, Inside};
 use crate::kernel::link::Link;
 use crate::network::lease::{self, Choice, Lease, Wanted};
-use crate::network::{Host, bridge};
+use crate::network::{Host, bridge, port};
 use crate::privilege::caller::{self, Caller};
 use crate::publish;
 use crate::report;
@@ -151,9 +151,9 @@ fn connect(
     let closed = !lease.open || lease.astray;
     if closed {
         let alias = request.container.as_deref();
-        bridge::settle_port(host, lease, reflect, alias)?;
+        port::configure(host, lease, reflect, alias)?;
     } else if reflect {
-        bridge::reflect(host, &lease.host_end)?;
+        port::set_hairpin(host, &lease.host_end)?;
     }
     let blocked = match firewall::is_sealed(host) {
         true => None,
@@ -166,7 +166,7 @@ fn connect(
     // at links, under the lock that every change of anybody's network waits for.
     inside.configured()?;
     if closed {
-        bridge::open_port(host, lease)?;
+        port::open(host, lease)?;
     }
     // From here on somebody answers. It is the last step that takes the capability, so that there is
     // nothing to take back.

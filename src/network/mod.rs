@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod lease;
 pub mod overlap;
 pub mod pool;
+pub mod port;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};

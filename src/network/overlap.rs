@@ -1,4 +1,4 @@
-//! Whether a subnet would take addresses away that are reached otherwise now.
+//! Whether the bridge's subnet would take away addresses that the host reaches by another interface.
 
 use nix::libc::{RTA_DST, RTA_MULTIPATH, RTA_OIF};
 
@@ -14,11 +14,8 @@ const RTA_NH_ID: u16 = 30;
 
 const ALL_TABLES: u8 = 0;
 
-/// Refuses the subnet of `grant` if a route of another interface than its bridge overlaps it: the
-/// bridge's own, more specific one would shadow that.
-///
-/// # Errors
-/// [`Failed::Overlap`], and [`Failed::Netlink`].
+/// Refuses the subnet of `grant` if a route of another interface than its bridge overlaps it: the more
+/// specific of the two routes would hide the other.
 pub fn refuse(host: &mut Host, grant: &Grant) -> Result<()> {
     let routes = route::routes(&mut host.netlink, ALL_TABLES)
         .map_err(Failed::netlink("reading the routes"))?;
@@ -38,18 +35,16 @@ pub fn refuse(host: &mut Host, grant: &Grant) -> Result<()> {
     }
 }
 
-/// Where a route leads to: the destination and the index of its interface, `None` if it has several.
-///
-/// A default route overlaps everything and means nothing by it, nor do the two halves that VPNs put
-/// in its place; a route without an interface (blackhole, unreachable) reaches nobody.
+/// The destination of a route and the index of its interface, `None` if it has several. A route with a
+/// prefix of 0 or 1 counts as none: it is a default route, or one half of a VPN's. So does a route
+/// without an interface (blackhole, unreachable).
 pub fn destination(route: &Route) -> Option<(Cidr, Option<u32>)> {
     let [_, prefix, ..] = route.header;
     let ip = route.ipv4(RTA_DST)?;
     let several = || [RTA_MULTIPATH, RTA_NH_ID].iter().any(|kind| route.get(*kind).is_some());
     let interface = route.number(RTA_OIF);
-    let leads = interface.is_some() || several();
     let destination = Cidr::new(ip, prefix)?;
-    (prefix > 1 && leads).then_some((destination, interface))
+    (prefix > 1 && (interface.is_some() || several())).then_some((destination, interface))
 }
 
 #[cfg(test)]
