@@ -1,4 +1,4 @@
-//! What a run says: nothing, a text, or a CNI result; and of an error, one line.
+//! What a run says: nothing, a text or a CNI result; and one line about an error.
 
 pub mod audit;
 pub mod cni;
@@ -7,43 +7,59 @@ pub mod error;
 
 use std::fmt::Display;
 use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::write;
 use serde::Serialize;
 
 use self::error::{Error, Failed, Result};
 
+/// How long the reader of a full standard output that does not block may take, in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Prints `what` as one line of JSON.
-///
-/// # Errors
-/// [`Failed::Output`].
 pub fn print_json(what: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(what).map_err(|_| Failed::Output(Errno::EINVAL))?;
     print(&(text + "\n"))
 }
 
-/// A text of somebody else's as one word that can be shown anywhere.
+/// Prints `text` on standard output, all of it. A run has given up every capability by then: its
+/// caller decides how long a pipe stays full.
+pub fn print(text: &str) -> Result<()> {
+    Ok(write_all(io::stdout(), text.as_bytes()).map_err(Failed::Output)?)
+}
+
+fn write_all(file: impl AsFd, mut bytes: &[u8]) -> nix::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !bytes.is_empty() {
+        match write(&file, bytes) {
+            Ok(0) => return Err(Errno::ENOSPC),
+            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(Errno::EAGAIN);
+                }
+                let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+                // The next write tells what the wait has changed.
+                let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], timeout);
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Another's text as one word, which can be shown anywhere.
 pub fn one_word(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
-/// Prints `text` on standard output, in one write.
-///
-/// # Errors
-/// [`Failed::Output`], also when only a part of it could be written.
-pub fn print(text: &str) -> Result<()> {
-    match write(io::stdout(), text.as_bytes()) {
-        Ok(length) if length == text.len() => Ok(()),
-        Ok(_) => Err(Failed::Output(Errno::ENOSPC).into()),
-        Err(errno) => Err(Failed::Output(errno).into()),
-    }
-}
-
 /// Warns on standard error, in one line and one write, of what came with a success.
-///
-/// # Errors
-/// The one that came instead.
 pub fn warned<T: Display>(outcome: Result<Option<T>>) -> Result<()> {
     if let Some(what) = outcome? {
         say(&format!("warning: {what}"));
@@ -58,14 +74,14 @@ pub fn failure(error: &Error) -> i32 {
 }
 
 fn say(text: &str) {
-    // Where even this cannot be written, the exit status still says it.
+    // Without standard error the exit status still tells.
     let _ = write(io::stderr(), line(text).as_bytes());
 }
 
-/// What is said, as one line.
+/// The text as one line that does nothing to a terminal.
 pub fn line(text: &str) -> String {
-    // What would be escaped does something else to a terminal than to be shown: it ends the line, moves
-    // the cursor, or turns the direction of writing round.
+    // A character that Rust escapes does more to a terminal than to be shown: it ends the line, moves the
+    // cursor, or changes the direction of writing.
     let shown = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
     let text: String = text.chars().map(|c| if shown(c) { c } else { ' ' }).collect();
     format!("netsetgo: {text}\n")
@@ -73,7 +89,26 @@ pub fn line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::thread;
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
     use super::*;
+
+    #[test]
+    fn a_text_larger_than_a_full_pipe_that_does_not_block_is_written_whole() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let text: Vec<u8> = (0..1 << 20).map(|place: u32| (place / 7) as u8).collect();
+        let read = thread::spawn(move || {
+            let mut read = Vec::new();
+            reader.read_to_end(&mut read).map(|_| read)
+        });
+        write_all(&writer, &text).unwrap();
+        drop(writer);
+        assert!(read.join().unwrap().unwrap() == text);
+    }
 
     #[test]
     fn what_is_said_is_one_line_that_only_shows() {

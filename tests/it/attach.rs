@@ -1,5 +1,7 @@
 //! What a user gets: an interface, an address, a route, and a neighbour.
 
+use std::time::{Duration, Instant};
+
 use nix::libc;
 use serde_json::Value;
 
@@ -507,4 +509,40 @@ fn the_bridge_may_have_any_address_of_its_subnet() {
         assert_eq!(pod.address(), first);
         reaches(&pod, bridge.split_once('/').unwrap().0);
     }
+}
+
+/// Runs a command with a full pipe as its standard output, which does not block. The reader begins to
+/// read after so many seconds and prints what was written, or never reads.
+const FULL_PIPE: &str = "
+import os, subprocess, sys, time
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True: os.write(writer, bytes(4096))
+except BlockingIOError: pass
+run = subprocess.Popen(sys.argv[2:], stdout=writer)
+os.close(writer)
+if sys.argv[1] != \"never\":
+    time.sleep(float(sys.argv[1]))
+    sys.stdout.write(open(reader).read().lstrip(chr(0)))
+sys.exit(run.wait())
+";
+
+#[test]
+fn a_full_standard_output_that_does_not_block_is_waited_for() {
+    let world = World::new();
+    let alice = world.alice();
+    std::fs::write(world.path("/run/full_pipe.py"), FULL_PIPE).unwrap();
+    let attach = |reader: &str, pod: &Container<'_>| {
+        alice.sh(&format!("exec python3 /run/full_pipe.py {reader} netsetgo -pid {pod} -json"))
+    };
+    for delay in ["0", "0.5"] {
+        let pod = alice.container();
+        let result = json(&attach(delay, &pod).done());
+        assert_eq!(result["ips"][0]["address"], pod.address());
+    }
+    let (pod, start) = (alice.container(), Instant::now());
+    world.unchanged(|| attach("never", &pod)).failed("standard output");
+    let took = start.elapsed();
+    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(30), "{took:?}");
 }

@@ -136,7 +136,7 @@ try:
     while True: os.write(f, bytes(4096))
 except BlockingIOError: pass'");
     }
-    // One that says so at once is an error.
+    // A pipe that does not block, and that nobody reads, is an error in the end.
     let nonblocking = |call: &str| {
         alice.sh(&format!(
             "exec python3 -c '
