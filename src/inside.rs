@@ -276,5 +276,5 @@ fn configure(
 
 /// What the fuzz targets check here.
 #[cfg(fuzzing)]
-#[path = "../tests/fuzz/within/container.rs"]
+#[path = "../tests/fuzz/within/inside.rs"]
 pub mod fuzzing;

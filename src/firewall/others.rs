@@ -92,5 +92,5 @@ fn is_about(expressions: &[u8], grant: &Grant, index: Option<u32>) -> bool {
 
 /// What the fuzz targets check here.
 #[cfg(fuzzing)]
-#[path = "../../tests/fuzz/within/blocked.rs"]
+#[path = "../../tests/fuzz/within/others.rs"]
 pub mod fuzzing;

@@ -151,8 +151,3 @@ impl Host<'_> {
         Ok(change(&mut self.netlink))
     }
 }
-
-/// What the fuzz targets check here.
-#[cfg(fuzzing)]
-#[path = "../../tests/fuzz/within/host.rs"]
-pub mod fuzzing;

@@ -1,7 +1,7 @@
 //! Accounts: who is named is named by a line of his, and what comes after it changes nothing.
 #![no_main]
 
-use netsetgo::request::accounts::{in_group, name_of, uid_of};
+use netsetgo::fuzzing::accounts::{in_group, name_of, uid_of};
 use netsetgo::fuzzing::texts;
 
 netsetgo_fuzz::target!(check);

@@ -4,9 +4,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use netsetgo::request::cli::{self, Attach, Output, Request, Which};
+use netsetgo::fuzzing::cli::{self, Attach, Output, Request, Which};
 use netsetgo::fuzzing::one_line;
-use netsetgo::request::ports::MOST_PORTS;
+use netsetgo::fuzzing::ports::MOST_PORTS;
 
 netsetgo_fuzz::target!(check);
 

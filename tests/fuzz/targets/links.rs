@@ -1,9 +1,9 @@
 //! Links, as the kernel tells of them: whatever it says is a link, or an error in one line.
 #![no_main]
 
+use netsetgo::fuzzing::link::{self, By, Kind, Link, Namespace};
+use netsetgo::fuzzing::netlink::{are_parts, kernel};
 use netsetgo::fuzzing::one_line;
-use netsetgo::link::{self, By, Kind, Link, Namespace};
-use netsetgo::netlink::fuzzing::{are_parts, kernel};
 
 /// `RTM_NEWLINK` and `RTM_NEWNSID` (`linux/rtnetlink.h`).
 const LINK: u16 = 16;

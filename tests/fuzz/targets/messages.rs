@@ -1,2 +1,2 @@
 #![no_main]
-netsetgo_fuzz::target!(netsetgo::container::fuzzing::check);
+netsetgo_fuzz::target!(netsetgo::fuzzing::inside::check);

@@ -2,15 +2,15 @@
 //! transaction.
 #![no_main]
 
+use netsetgo::fuzzing::nftables::look;
 use netsetgo::fuzzing::one_line;
-use netsetgo::host::{blocked, publish};
-use netsetgo::nftables::fuzzing::look;
+use netsetgo::fuzzing::{others, publish};
 
 netsetgo_fuzz::target!(check);
 
 fn check(bytes: &[u8]) {
-    let Some(seen) = look(bytes, publish::fuzzing::map(bytes)) else { return };
-    publish::fuzzing::check(&seen);
-    blocked::fuzzing::check(&seen);
+    let Some(seen) = look(bytes, publish::map(bytes)) else { return };
+    publish::check(&seen);
+    others::check(&seen);
     seen.error.map(|error| one_line(error, bytes.len()));
 }

@@ -1,2 +1,2 @@
 #![no_main]
-netsetgo_fuzz::target!(netsetgo::request::policy::fuzzing::check);
+netsetgo_fuzz::target!(netsetgo::fuzzing::policy::check);

@@ -2,8 +2,8 @@
 //! it again.
 #![no_main]
 
+use netsetgo::fuzzing::ports::{Granted, Publication};
 use netsetgo::fuzzing::{one_line, texts};
-use netsetgo::request::ports::{Granted, Publication};
 
 netsetgo_fuzz::target!(check);
 

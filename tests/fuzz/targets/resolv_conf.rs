@@ -1,2 +1,2 @@
 #![no_main]
-netsetgo_fuzz::target!(netsetgo::report::dns::fuzzing::check);
+netsetgo_fuzz::target!(netsetgo::fuzzing::dns::check);

@@ -1,2 +1,2 @@
 #![no_main]
-netsetgo_fuzz::target!(netsetgo::host::fuzzing::routes);
+netsetgo_fuzz::target!(netsetgo::fuzzing::host::routes);

@@ -1,2 +1,2 @@
 #![no_main]
-netsetgo_fuzz::target!(netsetgo::host::fuzzing::sockets);
+netsetgo_fuzz::target!(netsetgo::fuzzing::host::sockets);

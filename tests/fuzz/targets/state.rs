@@ -1,2 +1,2 @@
 #![no_main]
-netsetgo_fuzz::target!(netsetgo::request::hook_state::fuzzing::check);
+netsetgo_fuzz::target!(netsetgo::fuzzing::hook::check);

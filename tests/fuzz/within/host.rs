@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 
 use nix::libc::{RTM_NEWADDR, RTM_NEWROUTE};
 
-use super::*;
-use crate::address::Cidr;
-use crate::fuzzing::one_line;
-use crate::netlink::fuzzing::kernel;
-use crate::ports::{Mapping, Protocol};
+use super::one_line;
+use crate::kernel::netlink::fuzzing::kernel;
+use crate::kernel::{conntrack, route, sock_diag};
+use crate::network::overlap;
+use crate::request::address::Cidr;
+use crate::request::ports::{Mapping, Protocol};
 
 /// Flows and sockets: the first byte says which.
 pub fn sockets(bytes: &[u8]) {
@@ -29,8 +30,8 @@ pub fn sockets(bytes: &[u8]) {
             .err()
     } else {
         let Some(mut kernel) = kernel(SOCKET, rest) else { return };
-        let states = listeners::waiting(Protocol::Tcp);
-        let places = listeners::read(&mut kernel.netlink, Protocol::Tcp, states);
+        let states = sock_diag::waiting(Protocol::Tcp);
+        let places = sock_diag::read(&mut kernel.netlink, Protocol::Tcp, states);
         // "Everywhere" is one way to say it only.
         assert!(places.iter().flatten().all(|(ip, _)| ip.is_none_or(|ip| !ip.is_unspecified())));
         places.err()
@@ -44,7 +45,7 @@ pub fn routes(bytes: &[u8]) {
     let own: Cidr = "10.10.10.1/24".parse().unwrap();
     if what & 1 == 0 {
         let Some(mut kernel) = kernel(RTM_NEWROUTE, rest) else { return };
-        let routes = crate::inet::routes(&mut kernel.netlink, 0);
+        let routes = route::routes(&mut kernel.netlink, 0);
         for (to, _) in routes.iter().flatten().filter_map(overlap::destination) {
             sound(to);
             assert_eq!(to.overlaps(own), own.overlaps(to));
@@ -52,7 +53,7 @@ pub fn routes(bytes: &[u8]) {
         routes.err().map(|error| one_line(error, bytes.len()));
     } else {
         let Some(mut kernel) = kernel(RTM_NEWADDR, rest) else { return };
-        match bridge::addresses(&mut kernel.netlink, 7) {
+        match route::addresses(&mut kernel.netlink, 7) {
             Ok(all) => all.into_iter().for_each(sound),
             Err(error) => one_line(error, bytes.len()),
         }

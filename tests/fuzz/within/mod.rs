@@ -1,10 +1,23 @@
-//! What the fuzz targets reach into, and what their checks have in common. This and what is beside it
-//! are compiled into the library for the targets alone (`cfg(fuzzing)`): each is a child of the module
-//! that it checks, as unit tests are, so nothing has to be public for it.
+//! The door of the fuzz targets into the library: the modules and checks that they use, and what the
+//! checks share. This file and those beside it are compiled for the targets alone (`cfg(fuzzing)`).
+//! A check that needs private items is a child of the module that it checks, as unit tests are.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod host;
 
 use std::fmt::Display;
 use std::str;
+
+pub use crate::firewall::others::fuzzing as others;
+pub use crate::inside::fuzzing as inside;
+pub use crate::kernel::link;
+pub use crate::kernel::netlink::fuzzing as netlink;
+pub use crate::kernel::nftables::fuzzing as nftables;
+pub use crate::publish::fuzzing as publish;
+pub use crate::report::dns::fuzzing as dns;
+pub use crate::request::hook_state::fuzzing as hook;
+pub use crate::request::policy::fuzzing as policy;
+pub use crate::request::{accounts, cli, ports};
 
 /// How long a line may be: whatever of the input is in it can have been escaped.
 const LONGEST: (usize, usize) = (1000, 16);

@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use super::*;
-use crate::netlink::fuzzing::{are_parts, kernel};
+use crate::kernel::netlink::fuzzing::{are_parts, kernel};
 
 /// What is looked at of a ruleset.
 #[derive(Default)]

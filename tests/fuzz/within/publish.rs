@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 use super::*;
-use crate::nftables::fuzzing::Seen;
+use crate::kernel::nftables::fuzzing::Seen;
 
 /// The map that a look is about.
 pub fn map(bytes: &[u8]) -> &'static Set {

@@ -2,8 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use super::*;
-use crate::nftables::fuzzing::Seen;
-use crate::policy::{HostAccess, Isolation};
+use crate::kernel::nftables::fuzzing::Seen;
+use crate::request::policy::{HostAccess, Isolation};
 
 /// A rule is about the bridge whatever stands around what says so.
 pub fn check(seen: &Seen) {
