@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use serde_json::Value;
 
-use crate::publish::{published, three_users};
-use crate::world::{ALICE, Container, HOST, Part, Stage, Trace, World, json, stages};
+use crate::world::{ALICE, Container, Trace, World, json};
 
 /// Asserts that a process inside reaches this address.
 #[track_caller]
-fn reaches(container: &Container<'_>, address: &str) {
+pub(crate) fn reaches(container: &Container<'_>, address: &str) {
     container.sh(&format!("busybox ping -c 1 -W 10 {address} >/dev/null"));
 }
 
 /// The flags of a link, as `ip` shows them.
-fn is_up(link: &Value) -> bool {
+pub(crate) fn is_up(link: &Value) -> bool {
     link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP")
 }
 
@@ -239,96 +238,6 @@ fn attaching_again_mends_what_was_left_half_done() {
         reaches(&pod, "10.10.10.1");
     }
     assert_eq!(world.leases(), ["ns1000-0"]);
-}
-
-/// What the bridge's port `name` is like, as far as it matters to whom frames go; its place in the
-/// bridge's forwarding table is the last.
-#[track_caller]
-fn port(world: &World, name: &str) -> [String; 8] {
-    let link = world.link(name);
-    let data = &link["linkinfo"]["info_slave_data"];
-    let entry = world.sh(&format!("bridge fdb show dev {name} | grep ^02:4e | sort || true"));
-    [
-        link["master"].to_string(),
-        is_up(&link).to_string(),
-        link["mtu"].to_string(),
-        data["group_fwd_mask"].to_string(),
-        data["flood"].to_string(),
-        data["learning"].to_string(),
-        data["hairpin"].to_string(),
-        entry,
-    ]
-}
-
-#[test]
-fn attaching_again_puts_a_wire_back_whose_bridge_was_deleted() {
-    let world = three_users();
-    let _remote = world.internet();
-    let (alice, bob) = (world.alice(), world.bob());
-    let call = |pod: &Container<'_>| format!("-pid {pod} -publish 8080:80");
-    let pod = published(&alice, "-publish 8080:80");
-    pod.inside().serves("pod", "80");
-    let (other, bobs) = (alice.attached(), bob.attached());
-    let ports = || ["ns1000-0", "ns1000-1", "ns1001-0"].map(|name| port(&world, name));
-    let (whole, elements) = (ports(), world.elements());
-    for harm in [
-        "ip link del brg0",
-        "ip link del brg0; ip link add brg0 type bridge",
-        "ip link set dev ns1000-0 nomaster; ip link set dev ns1000-1 nomaster
-         ip link set dev ns1001-0 nomaster",
-        "ip link del brg0; ip link set ns1000-0 mtu 1400; ip link set ns1000-1 down",
-    ] {
-        world.sh(harm);
-        // What is published stays so, whether it is said again or not.
-        alice
-            .netsetgo(if harm.contains("mtu") { call(&pod) } else { format!("-pid {pod}") })
-            .done();
-        alice.netsetgo(format!("-pid {other}")).done();
-        bob.netsetgo(format!("-pid {bobs}")).done();
-        world.has_its_bridge();
-        assert_eq!(ports(), whole, "{harm}");
-        assert_eq!(world.elements(), elements, "{harm}");
-        assert_eq!(pod.address(), "10.10.10.2/24", "{harm}");
-        reaches(&pod, "10.10.10.1");
-        reaches(&pod, "10.10.10.3");
-        reaches(&bobs, "10.10.10.1");
-        assert!(world.root().asks("tcp", HOST, 8080).starts_with("pod "), "{harm}");
-    }
-}
-
-#[test]
-fn stopped_anywhere_while_it_is_put_back_a_wire_is_closed_or_as_it_should_be() {
-    let world = three_users();
-    let alice = world.alice();
-    let pod = published(&alice, "-publish 8080:80");
-    let whole = port(&world, "ns1000-0");
-    let call = format!("netsetgo -pid {pod} -publish 8080:80");
-    let sends = |stage: &Stage| stage.part == Part::Parent && stage.call == libc::SYS_sendto;
-    world.sh("ip link del brg0");
-    let places: Vec<_> = stages(&alice, &call).into_iter().filter(sends).collect();
-    assert_eq!(port(&world, "ns1000-0"), whole);
-    for place in places {
-        world.sh("ip link del brg0");
-        let Some(frozen) = Trace::of(&alice, &call).freeze(|stage| stage.is(&place)) else {
-            continue;
-        };
-        let link = world.link("ns1000-0");
-        if link["master"] == "brg0" && is_up(&link) {
-            assert_eq!(port(&world, "ns1000-0"), whole, "{place:?}");
-        }
-        alice.sh(&call).done();
-        assert_eq!(port(&world, "ns1000-0"), whole, "{place:?}");
-        frozen.thaw().done();
-        assert_eq!(port(&world, "ns1000-0"), whole, "{place:?}");
-    }
-}
-
-#[test]
-fn a_wire_that_an_administrator_put_at_another_bridge_stays_there() {
-    let world = World::new();
-    let pod = world.alice().attached();
-    world.sh("ip link add other type bridge; ip link set ns1000-0 master other");
-    world.alice().failed(format!("-pid {pod}"), "no wire of yours");
 }
 
 #[test]

@@ -10,7 +10,7 @@ const COMPLETE: &str = "[network]\ndns = [\"192.0.2.53\"]\n[[allow]]\nuser = \"a
 
 /// The findings, each with its word; every line has to be one.
 #[track_caller]
-fn findings(outcome: &Outcome) -> Vec<(&str, &str)> {
+pub(crate) fn findings(outcome: &Outcome) -> Vec<(&str, &str)> {
     let split = |line| {
         let (word, what): (&str, &str) = str::split_at(line, 6);
         assert!(!what.contains(char::is_control), "{outcome:?}");

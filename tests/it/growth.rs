@@ -1,0 +1,101 @@
+//! Growth: what containers leave behind when they are gone has a bound.
+
+use crate::publish::{published, three_users};
+use crate::world::{ALICE, Container, User, World};
+
+/// How many lines the host's ruleset has, with all that it lists.
+fn lines(world: &World) -> usize {
+    world.sh("nft list ruleset").lines().count()
+}
+
+/// Attaches a container that publishes `-publish FIRST-LAST:80-84`, and kills it.
+#[track_caller]
+fn comes_and_goes(world: &World, user: &User<'_>, first: u16) {
+    published(user, &format!("-publish {first}-{}:80-84", first + 4)).kill();
+    world.until_leases_are(&[]);
+}
+
+#[test]
+fn fifty_containers_with_the_same_five_ports_leave_as_much_as_one() {
+    let world = three_users();
+    let alice = world.alice();
+    comes_and_goes(&world, &alice, 8000);
+    let once = lines(&world);
+    for time in 2..=50 {
+        comes_and_goes(&world, &alice, 8000);
+        assert_eq!(lines(&world), once, "after {time} containers");
+    }
+}
+
+#[test]
+fn containers_with_ever_other_ports_leave_nothing_that_a_prune_does_not_take_out() {
+    let world = three_users();
+    let alice = world.alice();
+    comes_and_goes(&world, &alice, 8000);
+    let once = lines(&world);
+    alice.netsetgo("-prune").done();
+    let pruned = lines(&world);
+    assert!(pruned < once, "{pruned} of {once}");
+    for time in 1..=20 {
+        comes_and_goes(&world, &alice, 8000 + 5 * time);
+        // Each has the address of the one before, whose ports are taken out when the next comes.
+        assert_eq!(lines(&world), once, "after {time} containers");
+    }
+    alice.netsetgo("-prune").done();
+    assert_eq!(lines(&world), pruned);
+}
+
+#[test]
+fn containers_at_ever_other_addresses_leave_nothing_that_a_prune_does_not_take_out() {
+    let world = three_users();
+    let alice = world.alice();
+    comes_and_goes(&world, &alice, 8000);
+    alice.netsetgo("-prune").done();
+    let pruned = lines(&world);
+    let mut most = 0;
+    for time in 1..=20 {
+        let at = format!("-containerAddress 10.10.10.{}/24", 100 + time);
+        let ports = format!("-publish {}-{}:80-84", 8000 + 5 * time, 8004 + 5 * time);
+        published(&alice, &format!("{at} {ports}")).kill();
+        world.until_leases_are(&[]);
+        most = most.max(lines(&world));
+    }
+    // In proportion to what was published: no more than three lines for each port.
+    assert!(most <= pruned + 3 * 5 * 20, "{most}, and {pruned} without ports");
+    alice.netsetgo("-prune").done();
+    assert_eq!(lines(&world), pruned);
+}
+
+#[test]
+fn a_ruleset_does_not_grow() {
+    let policy = format!(
+        "[network]\naddress = \"10.10.8.1/22\"\n{ALICE}links = 1023\npublish = [\"8000-8999\"]\n"
+    );
+    let world = World::with_policy(&policy);
+    let alice = world.alice();
+    let pod = alice.attached();
+    let one = world.ruleset();
+    for publish in
+        ["", "-publish $((8000 + number)):80 -publish 127.0.0.1:$((8000 + number)):80/udp"]
+    {
+        let pods = alice.containers(300);
+        let pids: Vec<_> = pods.iter().map(Container::to_string).collect();
+        alice
+            .sh(&format!(
+                "number=0
+                 for pid in {}; do
+                     netsetgo -pid $pid -wait 60 {publish} || exit
+                     number=$((number + 1))
+                 done",
+                pids.join(" ")
+            ))
+            .done();
+        assert_eq!(world.leases().len(), 301);
+        assert_eq!(world.ruleset() == one, publish.is_empty());
+        world.sh(&format!("kill -9 {}", pids.join(" ")));
+        world.until_leases_are(&["ns1000-0"]);
+        alice.netsetgo("-prune").done();
+        assert_eq!(world.ruleset(), one);
+        alice.netsetgo(format!("-pid {pod}")).done();
+    }
+}
