@@ -144,7 +144,7 @@ fn inside_user_namespace() -> Result<bool> {
 
 impl Caller {
     /// A caller for a test.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(test)]
     pub(crate) fn for_test(uid: u32) -> Caller {
         Caller { uid, unprivileged: None }
     }

@@ -1,12 +1,13 @@
-//! Answers about the host: its flows, its sockets, its routes and addresses.
+//! Answers about the host: its links, flows, sockets, routes and addresses.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::net::Ipv4Addr;
 
-use nix::libc::{RTM_NEWADDR, RTM_NEWROUTE};
+use nix::libc::{RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE};
 
 use super::one_line;
-use crate::kernel::netlink::fuzzing::kernel;
+use crate::kernel::link::{self, By, Kind, Link, Namespace};
+use crate::kernel::netlink::fuzzing::{NETFILTER, ROUTING, SOCK_DIAG, are_parts, kernel};
 use crate::kernel::{conntrack, route, sock_diag};
 use crate::network::overlap;
 use crate::request::address::Cidr;
@@ -19,7 +20,7 @@ pub fn sockets(bytes: &[u8]) {
     let Some((what, rest)) = bytes.split_first() else { return };
     let ip = Ipv4Addr::new(10, 10, 10, 2);
     let error = if what & 1 == 0 {
-        let Some(mut kernel) = kernel(FLOW, rest) else { return };
+        let Some(mut kernel) = kernel(NETFILTER, FLOW, rest) else { return };
         let host_ip = (what & 2 != 0).then_some(Ipv4Addr::LOCALHOST);
         let mapping =
             Mapping { host_port: 53, container_port: 53, protocol: Protocol::Udp, host_ip };
@@ -29,7 +30,7 @@ pub fn sockets(bytes: &[u8]) {
             .and_then(|flows| conntrack::forget(&mut kernel.netlink, flows))
             .err()
     } else {
-        let Some(mut kernel) = kernel(SOCKET, rest) else { return };
+        let Some(mut kernel) = kernel(SOCK_DIAG, SOCKET, rest) else { return };
         let states = sock_diag::waiting(Protocol::Tcp);
         let places = sock_diag::read(&mut kernel.netlink, Protocol::Tcp, states);
         // "Everywhere" is one way to say it only.
@@ -39,12 +40,36 @@ pub fn sockets(bytes: &[u8]) {
     error.map(|error| one_line(error, bytes.len()));
 }
 
+/// Links, as the kernel tells of them: each is a link or an error. The first byte says to which question.
+pub fn links(bytes: &[u8]) {
+    /// `RTM_NEWNSID` (`linux/rtnetlink.h`).
+    const RTM_NEWNSID: u16 = 88;
+    are_parts(bytes);
+    let Some((question, rest)) = bytes.split_first() else { return };
+    let answer = if question % 5 == 3 { RTM_NEWNSID } else { RTM_NEWLINK };
+    let Some(mut kernel) = kernel(ROUTING, answer, rest) else { return };
+    let netlink = &mut kernel.netlink;
+    let own = Link { index: 7, peer: Some(2), peer_namespace: Some(3), ..Link::default() };
+    let name = "veth1".parse().unwrap();
+    let error = match question % 5 {
+        0 => link::get(netlink, By::Name(&name)).err(),
+        1 => link::all(netlink, Kind::Veth).err(),
+        2 => return drop(link::name_inside(netlink, &own)),
+        3 => match link::namespace_id(netlink, Namespace::Process(1)) {
+            Ok(id) => return assert!(id.is_none_or(|id| id >= 0)),
+            Err(error) => Some(error),
+        },
+        _ => netlink.change(link::set_up(7)).err(),
+    };
+    error.map(|error| one_line(error, bytes.len()));
+}
+
 /// Routes and addresses: the first byte says which. Whatever they say, they can be compared.
 pub fn routes(bytes: &[u8]) {
     let Some((what, rest)) = bytes.split_first() else { return };
     let own: Cidr = "10.10.10.1/24".parse().unwrap();
     if what & 1 == 0 {
-        let Some(mut kernel) = kernel(RTM_NEWROUTE, rest) else { return };
+        let Some(mut kernel) = kernel(ROUTING, RTM_NEWROUTE, rest) else { return };
         let routes = route::routes(&mut kernel.netlink, 0);
         for (to, _) in routes.iter().flatten().filter_map(overlap::destination) {
             sound(to);
@@ -52,7 +77,7 @@ pub fn routes(bytes: &[u8]) {
         }
         routes.err().map(|error| one_line(error, bytes.len()));
     } else {
-        let Some(mut kernel) = kernel(RTM_NEWADDR, rest) else { return };
+        let Some(mut kernel) = kernel(ROUTING, RTM_NEWADDR, rest) else { return };
         match route::addresses(&mut kernel.netlink, 7) {
             Ok(all) => all.into_iter().for_each(sound),
             Err(error) => one_line(error, bytes.len()),

@@ -10,8 +10,6 @@ use std::str;
 
 pub use crate::firewall::others::fuzzing as others;
 pub use crate::inside::fuzzing as inside;
-pub use crate::kernel::link;
-pub use crate::kernel::netlink::fuzzing as netlink;
 pub use crate::kernel::nftables::fuzzing as nftables;
 pub use crate::publish::fuzzing as publish;
 pub use crate::report::dns::fuzzing as dns;

@@ -19,26 +19,30 @@ pub struct Kernel {
     _end: OwnedFd,
 }
 
-/// A client of a kernel whose answers are `bytes`. The first of these says how: the pieces that the rest
-/// consists of come as they are, header and all, or else as so many objects of the type `answer`, well
-/// framed, for the fuzzer to get to what is in them.
-pub fn kernel(answer: u16, bytes: &[u8]) -> Option<Kernel> {
+/// The kernel's services: how far the type of an answer is below that of its question.
+pub const ROUTING: u16 = 2;
+pub const NETFILTER: u16 = 1;
+pub const SOCK_DIAG: u16 = 0;
+
+/// A client of a service whose answers are `bytes`. The first byte says how: the pieces of the rest come
+/// as they are, header and all; or each is an object of the type `answer` in a sound frame, for the
+/// fuzzer to get to what is in it.
+pub fn kernel(service: u16, answer: u16, bytes: &[u8]) -> Option<Kernel> {
     let (how, rest) = bytes.split_first()?;
     let said: Vec<Vec<u8>> = match how & 1 {
         0 => pieces(rest).into_iter().map(<[u8]>::to_vec).collect(),
         _ => framed(answer, &pieces(rest)),
     };
-    // Not blocking: who asks on when all is said gets an error.
+    // Not blocking: a question after the last answer is an error.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (own, end) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags).unwrap();
     for datagram in said {
         // More than the socket has room for is not said.
         let _ = send(end.as_raw_fd(), &datagram, MsgFlags::empty());
     }
-    // SAFETY: the descriptor is a socket of nobody else's from here on.
+    // SAFETY: the descriptor is a socket, and nothing else owns it.
     let socket = unsafe { Socket::from_raw_fd(own.into_raw_fd()) };
-    let buffer = Vec::with_capacity(REPLY);
-    Some(Kernel { netlink: Netlink { socket, sequence: 0, buffer }, _end: end })
+    Some(Kernel { netlink: Netlink::on(socket, service), _end: end })
 }
 
 /// Each of `objects` as an answer to the first question, and the end of the list.

@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use super::*;
-use crate::kernel::netlink::fuzzing::{are_parts, kernel};
+use crate::kernel::netlink::fuzzing::{NETFILTER, are_parts, kernel};
 
 /// What is looked at of a ruleset.
 #[derive(Default)]
@@ -14,11 +14,17 @@ pub struct Seen {
 
 /// Answers about a ruleset: the first byte says to which question.
 pub fn look(bytes: &[u8], set: &Set) -> Option<Seen> {
-    const QUESTIONS: [u16; 8] =
+    // Types of answers (`linux/netfilter/nf_tables.h`), and one that is none.
+    const NEW_TABLE: u16 = 10 << 8;
+    const NEW_CHAIN: u16 = NEW_TABLE + 3;
+    const NEW_RULE: u16 = NEW_TABLE + 6;
+    const NEW_ELEMENT: u16 = NEW_TABLE + 12;
+    const NEW_GENERATION: u16 = NEW_TABLE + 15;
+    const ANSWERS: [u16; 8] =
         [NEW_GENERATION, NEW_TABLE, NEW_RULE, NEW_CHAIN, NEW_ELEMENT, NEW_ELEMENT, NEW_RULE, 1];
     let (question, rest) = bytes.split_first()?;
     let question = usize::from(question % 8);
-    let netlink = kernel(QUESTIONS[question], rest)?;
+    let netlink = kernel(NETFILTER, ANSWERS[question], rest)?;
     let mut ruleset = Ruleset { netlink: netlink.netlink };
     are_parts(rest);
     user_data(COMMENT, rest);
