@@ -1,12 +1,12 @@
-//! The audit trail: a line in the system's log for whatever somebody attaches, deletes or publishes,
-//! and for whatever he is refused, `syslog(3)` with the facility `authpriv`.
+//! The audit trail: a line in the system's log for each attach and delete, and for each request that is
+//! refused or fails (`syslog(3)`, facility `authpriv`).
 //!
-//! A caller can end the run at any instruction. So a line comes *before* what it is about: what works
-//! has one. If it fails after all, a second line says so. Where nobody listens at `/dev/log`, or he
-//! is too slow, the line is lost and the run goes on, at once.
+//! A caller can end the run at any instruction. So a line comes *before* the act that it is about. If
+//! the act fails after all, a second line tells. A line is lost if no program listens at `/dev/log`, or if
+//! it reads too slowly: no run waits for it.
 //!
-//! Whoever may send to `/dev/log` can write such lines. What the kernel tells its reader of the
-//! sender, above all his uid, he cannot: and that is the caller's, as this process is his.
+//! Every program that may send to `/dev/log` can write such lines. But the kernel tells the log who sends,
+//! and that is the caller, as this process is the caller's.
 
 use std::cell::OnceCell;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -23,21 +23,21 @@ use crate::request::accounts;
 use crate::request::cli::{Attach, Which};
 use crate::request::ports::Mapping;
 
-/// Where the system's log listens.
+/// The socket of the system's log.
 const LOG: &str = "/dev/log";
 
-/// `LOG_AUTHPRIV` and severities (`syslog(3)`).
-const AUTHPRIV: u8 = 10 << 3;
-const NOTICE: u8 = 5;
-const INFO: u8 = 6;
+/// `LOG_AUTHPRIV` with the severities `LOG_NOTICE` and `LOG_INFO` (`syslog(3)`).
+const NOTICE: u8 = 10 << 3 | 5;
+const INFO: u8 = 10 << 3 | 6;
 
-/// The longest word of the caller's in a line, and the longest reason.
+/// The longest line, in bytes, that every log takes (RFC 3164, 4.1), the longest word of the caller in
+/// it, and the longest reason.
+const LONGEST_LINE: usize = 1024;
 const LONGEST_WORD: usize = 128;
 const LONGEST_REASON: usize = 300;
 
-/// The most ports in a line. Of more, further lines tell. So a line has about the 1024 bytes, at
-/// most, that everybody takes (RFC 3164, 4.1).
-const PORTS: usize = 16;
+/// Stands for the ports that have no room in a line.
+const MORE: &str = ",...";
 
 /// What the lines of one request have in common.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Trail<'a> {
     log: OnceCell<Option<Log>>,
 }
 
-/// The system's log, and what to say in each line.
+/// The system's log, and the words that each line has.
 #[derive(Debug)]
 struct Log {
     socket: OwnedFd,
@@ -56,49 +56,45 @@ struct Log {
 }
 
 impl<'a> Trail<'a> {
-    /// A request of this user's to do `action` with a container, or with none.
+    /// A request of this user to do `action` with a container, or with none.
     pub fn new(action: &'static str, uid: u32, of: Option<(&'a Which, &'a Attach)>) -> Self {
         Trail { action, uid, of, log: OnceCell::new() }
     }
 
-    /// Gets ready to write: while there is time, and before the run has opened what it cannot do
-    /// without. So a limit on files that leaves no room for the log leaves none for the rest.
+    /// Connects to the log. A run calls this while it has time, and before it opens what it needs: a
+    /// limit on files that keeps the log away then ends the run too.
     pub fn open(&self) {
         let _ = self.log();
     }
 
-    /// To be called before the wire lets anything through, or is taken away.
+    /// Tells what is about to happen. A run calls this before the veth pair lets anything through, or
+    /// is taken away.
     pub fn begins(&self, lease: &Lease) {
-        let wire = format!(" link={} address={}", lease.host_end, lease.address);
-        self.write(INFO, self.action, &with_ports(&wire, self.ports()));
+        let details = format!(" link={} address={}", lease.host_end, lease.address);
+        self.write(self.action, &details, self.ports(), "");
     }
 
-    /// Says which ports have been chosen, if the choice was not the caller's.
+    /// Tells which ports this run has chosen, if the caller left the choice to it.
     pub fn chose(&self, ports: &[Mapping]) {
         if self.ports().iter().any(|port| port.host_port == 0) {
-            self.write(INFO, "publish", &with_ports("", ports));
+            self.write("publish", "", ports, "");
         }
     }
 
-    /// Says why it was refused, or failed. To be called with every outcome, which is given back.
-    ///
-    /// # Errors
-    /// The one that came in.
+    /// Tells why the request was refused, or failed. A run calls this with every outcome, and gets it
+    /// back.
     pub fn ends<T>(&self, outcome: Result<T>) -> Result<T> {
         let (how, why) = match &outcome {
             Ok(_) => return outcome,
             Err(Error::Refused(why)) => ("refused", why.to_string()),
-            Err(Error::Failed(why)) => ("failed", why.to_string()),
-            Err(Error::Usage(why)) => ("failed", why.to_string()),
+            Err(error) => ("failed", error.to_string()),
         };
         let address = self.of.and_then(|(_, request)| request.container_address);
-        let address = address.map(|address| format!(" address={address}")).unwrap_or_default();
-        let ports = self.ports();
-        let asked = with_ports(&address, ports.get(..PORTS).unwrap_or(ports)).concat();
+        let details = address.map(|address| format!(" address={address}")).unwrap_or_default();
         let why: Vec<_> = why.split(' ').map(one_word).collect();
         let why: String = why.join(" ").chars().take(LONGEST_REASON).collect();
         let what = format!("{} {how}", self.action);
-        self.write(NOTICE, &what, &[format!("{asked} reason={why}")]);
+        self.write(&what, &details, self.ports(), &format!(" reason={why}"));
         outcome
     }
 
@@ -106,59 +102,62 @@ impl<'a> Trail<'a> {
         self.of.map(|(_, request)| request.publish.as_slice()).unwrap_or_default()
     }
 
-    /// Which container it is about, and its interface.
-    fn container(&self) -> String {
-        let Some((which, request)) = self.of else { return String::new() };
+    fn log(&self) -> Option<&Log> {
+        let open = || Some(Log { socket: connected().ok()?, about: self.about() });
+        self.log.get_or_init(open).as_ref()
+    }
+
+    /// The user, and the container and its interface.
+    fn about(&self) -> String {
+        let accounts = accounts::passwd().unwrap_or_default();
+        let user = accounts::name_of(self.uid, &accounts).map_or("-".to_owned(), word);
+        let user = format!(" uid={} user={user}", self.uid);
+        let Some((which, request)) = self.of else { return user };
         let target = match which {
             Which::Pid(pid) => format!(" pid={pid}"),
             Which::Netns(path) => format!(" netns={}", word(&path.to_string_lossy())),
         };
         let name = request.container.as_deref().map(|name| format!(" container={}", word(name)));
-        format!("{target}{} interface={}", name.unwrap_or_default(), request.container_end)
+        format!("{user}{target}{} interface={}", name.unwrap_or_default(), request.container_end)
     }
 
-    fn log(&self) -> Option<&Log> {
-        let open = || {
-            let socket = connected().ok()?;
-            Some(Log { socket, about: format!("{}{}", user(self.uid), self.container()) })
-        };
-        self.log.get_or_init(open).as_ref()
-    }
-
-    /// Writes a line for each of `ends`, if somebody listens, and without waiting for him.
-    fn write(&self, severity: u8, what: &str, ends: &[String]) {
+    /// Sends a line to the log, if it takes one at once.
+    fn write(&self, what: &str, details: &str, ports: &[Mapping], reason: &str) {
         let Some(Log { socket, about }) = self.log() else { return };
-        let priority = AUTHPRIV | severity;
-        for end in ends {
-            // Whoever receives it puts down when (RFC 3164, 4.3): the time zone is unknown here.
-            let line = format!("<{priority}>netsetgo[{}]: {what}{about}{end}", getpid());
-            let _ = send(socket.as_raw_fd(), line.as_bytes(), MsgFlags::MSG_DONTWAIT);
-        }
+        let priority = if reason.is_empty() { INFO } else { NOTICE };
+        // The log adds the time (RFC 3164, 4.3): this run does not know the time zone.
+        let start = format!("<{priority}>netsetgo[{}]: {what}{about}{details}", getpid());
+        let room = LONGEST_LINE.saturating_sub(start.len() + reason.len());
+        let line = start + &listed(ports, room) + reason;
+        let _ = send(socket.as_raw_fd(), line.as_bytes(), MsgFlags::MSG_DONTWAIT);
     }
 }
 
 fn connected() -> nix::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let log = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    let log = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     connect(log.as_raw_fd(), &UnixAddr::new(LOG)?)?;
     Ok(log)
 }
 
-fn user(uid: u32) -> String {
-    let accounts = accounts::passwd().unwrap_or_default();
-    format!(" uid={uid} user={}", accounts::name_of(uid, &accounts).map_or("-".to_owned(), word))
-}
-
-/// One line at least, and one for each so many ports.
-fn with_ports(rest: &str, ports: &[Mapping]) -> Vec<String> {
-    if ports.is_empty() {
-        return vec![rest.to_owned()];
-    }
-    let some = |ports: &[Mapping]| {
-        let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
-        format!("{rest} ports={}", ports.join(","))
+/// As many ports as have room. Ports in a row are written as FIRST-LAST.
+fn listed(ports: &[Mapping], room: usize) -> String {
+    let after = |port: &Mapping| Mapping {
+        host_port: port.host_port.saturating_add(1),
+        container_port: port.container_port.saturating_add(1),
+        ..*port
     };
-    ports.chunks(PORTS).map(some).collect()
+    let mut text = String::new();
+    for row in ports.chunk_by(|port, next| after(port) == *next) {
+        let [first, others @ ..] = row else { continue };
+        let before = if text.is_empty() { " ports=" } else { "," };
+        let last = others.last().map(|last| format!("-{last}")).unwrap_or_default();
+        let word = format!("{before}{first}{last}");
+        if text.len() + word.len() + MORE.len() > room {
+            return text + MORE;
+        }
+        text += &word;
+    }
+    text
 }
 
 fn word(text: &str) -> String {

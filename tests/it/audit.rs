@@ -120,20 +120,26 @@ fn every_port_is_told_and_which_have_been_chosen() {
     let about = format!("uid=1000 user=alice pid={pod} interface=veth1");
     assert_eq!(publish, format!("publish {about} ports=8000:80/tcp,8000:53/udp"));
 
+    // Ports in a row are a range.
     let many = alice.container();
-    alice.netsetgo(format!("-pid {many} -publish 8100-8199:1100-1199")).done();
-    let lines = log.news(1000);
-    let told: Vec<_> =
-        lines.iter().flat_map(|line| line.split_once("ports=").unwrap().1.split(',')).collect();
-    let asked: Vec<_> =
-        (0..100).map(|port| format!("{}:{}/tcp", 8100 + port, 1100 + port)).collect();
-    assert_eq!(told, asked);
-    assert!(
-        lines
-            .iter()
-            .all(|line| line.starts_with("attach uid=1000 ")
-                && line.contains(&format!("pid={many} ")))
-    );
+    alice.netsetgo(format!("-pid {many} -publish 8100-8199:1100-1199 -publish 8200:7/udp")).done();
+    let told = log.only(1000);
+    assert!(told.starts_with("attach uid=1000 ") && told.contains(&format!("pid={many} ")));
+    assert!(told.ends_with(" ports=8100:1100/tcp-8199:1199/tcp,8200:7/udp"), "{told}");
+
+    // Of more than a line has room for, the line tells that there are more.
+    let asked: Vec<_> = (0..100).map(|port| format!("{}:7/tcp", 8300 + port)).collect();
+    let publish = format!("-publish {}", asked.join(" -publish "));
+    let scattered = alice.container();
+    alice.netsetgo(format!("-pid {scattered} {publish}")).done();
+    let told = log.only(1000);
+    let shown = told.split_once(" ports=").unwrap().1.strip_suffix(",...").unwrap();
+    assert!(shown.len() > 500 && asked.join(",").starts_with(&format!("{shown},")), "{told}");
+    alice.refused(format!("-pid {scattered} {publish} -publish 80:80"), "not granted");
+    let told = log.only(1000);
+    let (shown, reason) = told.split_once(" ports=").unwrap().1.split_once(",... ").unwrap();
+    assert!(shown.len() > 300 && asked.join(",").starts_with(&format!("{shown},")), "{told}");
+    assert!(reason.starts_with("reason=-publish 80:80/tcp: host port 80"), "{told}");
 }
 
 #[test]
