@@ -1,4 +1,4 @@
-//! The result of an attach, as the CNI specification has it.
+//! The result of an attach, in the form of the CNI specification 1.0.0 ("Success Types", "Add").
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use crate::report::dns::Dns;
 use crate::request::address::{Cidr, IfName, Mac};
 use crate::request::ports::Mapping;
 
-/// The result of an attach, as the CNI specification 1.0.0 has it ("Success Types", "Add").
+/// The result of an attach.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CniResult {
@@ -17,7 +17,7 @@ pub struct CniResult {
     ips: Vec<Ip>,
     routes: Vec<Route>,
     dns: Dns,
-    /// Beyond the specification: what has been published, as its conventions write that.
+    /// The published ports. The form is that of CNI's conventions; the specification has no such field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     port_mappings: Vec<Mapping>,
 }
@@ -34,7 +34,7 @@ struct Interface {
 struct Ip {
     address: String,
     gateway: Ipv4Addr,
-    /// The interface that has it, by its place in the list.
+    /// The place of its interface in the list.
     interface: usize,
 }
 
@@ -45,9 +45,8 @@ struct Route {
 }
 
 impl CniResult {
-    /// The result of having attached the namespace at `sandbox`. The bridge comes with its name and
-    /// Ethernet address; the host's end and the container's, with the one address between them, by
-    /// their names.
+    /// The result for the namespace at the path `sandbox`. `address` is the container's; the Ethernet
+    /// addresses of both ends of the veth pair follow from it.
     #[allow(clippy::too_many_arguments, reason = "the parts of a result, each named once")]
     pub fn new(
         bridge: (&IfName, Mac),

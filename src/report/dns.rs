@@ -1,4 +1,4 @@
-//! Name service: which servers a container is to ask. This program writes no file; it says it.
+//! Name service: the servers that a container has to ask. A run prints them and writes no file.
 
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,62 +12,63 @@ use crate::request::read;
 /// The host's own configuration, `resolv.conf(5)`.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// The same without systemd-resolved's stub, which listens on the host's loopback
+/// The host's configuration without systemd-resolved's stub, a server on the host's loopback
 /// (`systemd-resolved.service(8)`).
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The most bytes that are read of either.
+/// The most bytes that are read of a file.
 const LARGEST: u64 = 64 << 10;
 
-/// What a container needs to look names up: as JSON, the `dns` of a CNI result.
+/// What a container needs for name service. As JSON it is the `dns` of a CNI result.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub struct Dns {
-    /// The servers, in the order in which they are to be asked.
+    /// The servers, in the order in which they are asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<Ipv4Addr>,
-    /// Domains in which short names are looked up.
+    /// The domains of short names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
-    /// Options of the resolver.
+    /// The options of the resolver.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
 
 impl Dns {
-    /// What the policy says, or else what the host itself uses, as far as a container can reach it:
-    /// no address of the host's loopback, and none of IPv6, for which there is no way out.
-    ///
-    /// # Errors
-    /// [`Failed::File`].
+    /// What the policy says, or else what the host itself uses, as far as a container can reach it. A
+    /// container reaches no server on the host's loopback, and none over IPv6.
     pub fn of(grant: &Grant) -> Result<Dns> {
         if let Some(nameservers) = &grant.dns {
             return Ok(Dns { nameservers: nameservers.clone(), ..Dns::default() });
         }
-        let own = text_of(RESOLV_CONF)?;
-        let found = Dns::parse(&own);
-        if found.nameservers.is_empty() && names_loopback(&own) {
-            return Ok(Dns::parse(&text_of(UPSTREAM)?));
+        match Dns::parse(&text_of(RESOLV_CONF)?) {
+            (dns, true) if dns.nameservers.is_empty() => Ok(Dns::parse(&text_of(UPSTREAM)?).0),
+            (dns, _) => Ok(dns),
         }
-        Ok(found)
     }
 
-    /// Reads `resolv.conf(5)`.
-    fn parse(text: &str) -> Dns {
-        let mut dns = Dns::default();
-        for (keyword, values) in lines(text) {
+    /// Reads a `resolv.conf(5)`. Tells also whether it names a server on the loopback.
+    fn parse(text: &str) -> (Dns, bool) {
+        let (mut dns, mut loopback) = (Dns::default(), false);
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            // A keyword counts at the beginning of its line only.
+            let Some(keyword) = words.next().filter(|word| line.starts_with(word)) else {
+                continue;
+            };
             match keyword {
-                "nameserver" => {
-                    let server = values.first().and_then(|value| value.parse::<Ipv4Addr>().ok());
-                    dns.nameservers
-                        .extend(server.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()));
-                }
+                "nameserver" => match words.next().and_then(|value| value.parse().ok()) {
+                    Some(IpAddr::V4(ip)) if !ip.is_loopback() && !ip.is_unspecified() => {
+                        dns.nameservers.push(ip);
+                    }
+                    other => loopback |= other.is_some_and(|ip| ip.is_loopback()),
+                },
                 // The last line of either kind counts.
-                "search" | "domain" => dns.search = words(&values),
-                "options" => dns.options.extend(words(&values)),
+                "search" | "domain" => dns.search = printable(words).collect(),
+                "options" => dns.options.extend(printable(words)),
                 _ => {}
             }
         }
-        dns
+        (dns, loopback)
     }
 
     /// As a `resolv.conf(5)`.
@@ -85,30 +86,11 @@ impl Dns {
     }
 }
 
-/// The lines that say something: a keyword at the beginning, and what follows it.
-fn lines(text: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
-    text.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let keyword = words.next().filter(|word| line.starts_with(word))?;
-        Some((keyword, words.collect()))
-    })
+fn printable<'a>(words: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
+    words.filter(|word| word.bytes().all(|byte| byte.is_ascii_graphic())).map(str::to_owned)
 }
 
-/// Words that can be printed as they are.
-fn words(values: &[&str]) -> Vec<String> {
-    let plain = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_graphic());
-    values.iter().filter(plain).map(|word| (*word).to_owned()).collect()
-}
-
-/// Whether a server of the host's loopback is named.
-fn names_loopback(text: &str) -> bool {
-    lines(text).any(|(keyword, values)| {
-        let server = values.first().and_then(|value| value.parse::<IpAddr>().ok());
-        keyword == "nameserver" && server.is_some_and(|ip| ip.is_loopback())
-    })
-}
-
-/// Reads a file, if there is one: as much of it as a resolver would, and whole lines.
+/// The text of a file, if it exists. Of a large file it is the beginning, up to the end of a line.
 fn text_of(path: &'static str) -> Result<String> {
     let failed = |error| Failed::File(path.into(), error);
     let file = match read::open_regular(path) {
@@ -138,7 +120,8 @@ mod tests {
                     nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\n\
                     search one.example\nsearch two.example three.example\noptions ndots:2 edns0\n\
                     ;nameserver 192.0.2.56\nsortlist 1.2.3.4\nnameserver\nnameserver x";
-        let dns = Dns::parse(text);
+        let (dns, loopback) = Dns::parse(text);
+        assert!(loopback);
         let servers = [Ipv4Addr::new(192, 0, 2, 53), Ipv4Addr::new(192, 0, 2, 55)];
         assert_eq!(dns.nameservers, servers);
         assert_eq!(dns.search, ["two.example", "three.example"]);
@@ -148,14 +131,15 @@ mod tests {
             "nameserver 192.0.2.53\nnameserver 192.0.2.55\nsearch two.example three.example\n\
              options ndots:2 edns0\n"
         );
-        assert_eq!(Dns::parse(&dns.resolv_conf()), dns);
+        assert_eq!(Dns::parse(&dns.resolv_conf()), (dns, false));
     }
 
     #[test]
     fn a_stub_on_the_loopback_is_noticed() {
+        let names_loopback = |text| Dns::parse(text).1;
         assert!(names_loopback("nameserver 127.0.0.53\n"));
         assert!(names_loopback("nameserver ::1\n"));
         assert!(!names_loopback("nameserver 192.0.2.1\n#nameserver 127.0.0.1\n"));
-        assert_eq!(Dns::parse("search a\u{7f}b ok\u{1b}[1m fine").search, ["fine"]);
+        assert_eq!(Dns::parse("search a\u{7f}b ok\u{1b}[1m fine").0.search, ["fine"]);
     }
 }
