@@ -240,7 +240,7 @@ fn what_somebody_may_miss_is_a_warning() {
     let alice = world.alice();
     // On standard error there is nothing of it, though the trial is an attach like any other.
     world.sh("nft 'add table ip other; add chain ip other ward { type filter hook forward priority 0; policy drop; }'");
-    let firewall = "(table ip other, chain ward, policy drop)";
+    let firewall = "(table ip other, chain ward)";
     ready(&alice, &[firewall]);
     ready(&alice, &["nft insert rule ip other ward iifname brg0 accept"]);
     world.policy(&COMPLETE.replace("dns", "nat = false\ndns"));

@@ -55,7 +55,7 @@ fn another_firewall_in_the_way_is_named_with_the_command_that_mends_it() {
         let list = format!("nft list table {family} {table}");
         let theirs = world.sh(&list);
         let alice = world.alice();
-        let place = format!("(table {family} {table}, chain {chain}, policy drop)");
+        let place = format!("(table {family} {table}, chain {chain})");
         let before = warning(&alice, &place);
         // An attach succeeds and says nothing.
         let pod = alice.attached();
@@ -90,50 +90,307 @@ fn two_other_firewalls_are_named_until_both_let_containers_through() {
     assert_eq!(answer(&pod), "remote 192.0.2.1");
 }
 
-/// Another forward chain with the policy drop and these rules, which let containers through: there is
-/// no warning.
+/// What another firewall does to the packets of containers, and whether the check says so.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Is {
+    /// They are dropped, and the check says so.
+    Blocked,
+    /// They are dropped, and the check cannot tell.
+    Unseen,
+    /// They get out, and the check says nothing.
+    Open,
+}
+
+/// Loads each ruleset, after the shell command that reads it, and compares what the check says with what
+/// happens.
 #[track_caller]
-fn lets_through(rules: &[&str]) {
-    let mut warned = Vec::new();
-    for rules in rules {
-        let world = World::with_policy(COMPLETE);
-        let remote = world.internet();
-        remote.user().serves("remote", "7");
-        // For the bridge to be there: nft looks an index up.
-        let pod = world.alice().attached();
-        let rules: String =
-            rules.split("; ").map(|rule| format!("add rule ip filter FORWARD {rule}\n")).collect();
-        world.sh(&format!(
-            "nft 'add table ip filter
-             add chain ip filter FORWARD {{ type filter hook forward priority 0; policy drop; }}
-             {rules}'"
-        ));
-        assert_eq!(answer(&pod), "remote 192.0.2.1", "{rules}");
-        if !warnings(&world.alice()).is_empty() {
-            warned.push(rules);
-        }
+fn each_is(loads_with: &str, rulesets: &[(Is, &str)]) {
+    let world = World::with_policy(COMPLETE);
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
+    let alice = world.alice();
+    // The bridge is there, as nft looks indices up.
+    let pod = alice.attached();
+    for (expected, rules) in rulesets {
+        world.sh(&format!("{loads_with} <<'END'\n{rules}\nEND"));
+        let is = match (answer(&pod).as_str(), warnings(&alice).len()) {
+            ("nothing", 1) => Is::Blocked,
+            ("nothing", 0) => Is::Unseen,
+            ("remote 192.0.2.1", 0) => Is::Open,
+            other => panic!("{other:?}: {rules}"),
+        };
+        assert_eq!(is, *expected, "{rules}");
+        world.sh("nft list tables | grep -vw netsetgo | sed 's/^/delete /' | nft -f -");
     }
-    assert!(warned.is_empty(), "a warning for nothing: {warned:#?}");
+}
+
+/// A table whose chain at the hook forward begins with these words, and goes on with these rules.
+fn chain(words: &str, rules: &str) -> String {
+    let hook = "type filter hook forward priority filter";
+    format!("table inet other {{\nchain forward {{\n{hook}; {words}\n{rules}\n}}\n}}")
+}
+
+/// Likewise, with the policy drop.
+fn closed(rules: &str) -> String {
+    chain("policy drop;", &rules.replace("; ", "\n"))
+}
+
+#[track_caller]
+fn each_closed_is(expected: Is, rules: &[&str]) {
+    let rulesets: Vec<_> = rules.iter().map(|rules| closed(rules)).collect();
+    let rulesets: Vec<_> = rulesets.iter().map(|rules| (expected, rules.as_str())).collect();
+    each_is("nft -f -", &rulesets);
 }
 
 #[test]
-fn a_firewall_that_names_the_bridge_is_no_matter_for_a_warning() {
-    lets_through(&[
-        "iifname brg0 accept; oifname brg0 accept",
-        "iifname { brg0, eth7 } accept; oifname { brg0, eth7 } accept",
-        "iifname vmap { brg0 : accept }; oifname vmap { brg0 : accept }",
-        "oifname brg0 accept; ip saddr 10.10.10.0/24 accept",
-        "iif brg0 accept; oif brg0 accept",
-        "iifname \"brg*\" accept; oifname \"brg*\" accept",
-    ]);
+fn a_firewall_that_accepts_answers_alone_is_found() {
+    each_closed_is(
+        Is::Blocked,
+        &[
+            "",
+            "ct state established,related accept",
+            "ct state { established, related } accept",
+            "ct state vmap { established : accept, related : accept, invalid : drop }",
+            "ct state != new accept; ct status dnat accept",
+            "ct state established,related accept; reject with icmpx admin-prohibited",
+            "ct state established accept; limit rate 3/minute log prefix \"no \"; counter drop",
+        ],
+    );
 }
 
 #[test]
-fn a_firewall_that_lets_the_subnet_through_is_no_matter_for_a_warning() {
-    lets_through(&[
-        "ip saddr 10.10.10.0/24 accept; ip daddr 10.10.10.0/24 accept",
-        "ct state established,related accept; ip saddr 10.0.0.0/8 accept",
-    ]);
+fn a_firewall_that_accepts_other_interfaces_alone_is_found() {
+    each_closed_is(
+        Is::Blocked,
+        &[
+            "ct state established,related accept; iifname docker0 accept",
+            "iifname { docker0, eth0 } accept; iif lo accept",
+            "iifname \"br-*\" accept; iifname != brg0 accept",
+            "iifname vmap { eth0 : accept, docker0 : accept }",
+            "iifname docker0 oifname eth0 accept; meta nfproto ipv6 accept; icmp type 8 accept",
+            "iifname eth0 oifname brg0 accept; udp dport 53 accept",
+            "oifname { docker0, brg0 } accept; oif lo accept; oifname \"br*\" accept",
+        ],
+    );
+}
+
+#[test]
+fn a_firewall_that_accepts_all_but_something_else_is_open() {
+    each_closed_is(
+        Is::Open,
+        &[
+            "iifname != \"eth0\" accept; ct state established,related accept",
+            "iifname \"eth0\" ct state new drop; accept",
+            "iif != eth0 accept; ct state { established, related } accept",
+            "ct state vmap { established : accept, invalid : drop }; iifname != { eth0 } accept",
+            "ct state new,established accept",
+            "ct state invalid drop; meta l4proto { tcp, udp } accept",
+            "meta nfproto ipv4 accept",
+            "tcp dport { 7, 80 } accept; ct state established accept",
+        ],
+    );
+}
+
+#[test]
+fn a_firewall_that_lets_the_bridge_through_is_open() {
+    each_closed_is(
+        Is::Open,
+        &[
+            "iifname brg0 accept; oifname brg0 accept",
+            "iifname { brg0, eth7 } accept; oifname { brg0, eth7 } accept",
+            "iifname vmap { brg0 : accept }; oifname vmap { brg0 : accept }",
+            "oifname brg0 accept; ip saddr 10.10.10.0/24 accept",
+            "iif brg0 accept; oif brg0 accept",
+            "iifname \"brg*\" accept; oifname \"brg*\" accept",
+            "ip saddr 10.10.10.0/24 accept; ip daddr 10.10.10.0/24 accept",
+            "ct state established,related accept; ip saddr 10.0.0.0/8 accept",
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_told_is_no_finding() {
+    each_closed_is(
+        Is::Unseen,
+        &[
+            "ip saddr 192.168.0.0/16 accept",
+            "meta mark 7 accept",
+            "iifname . oifname { docker0 . eth0 } accept",
+            "fib daddr type local accept",
+            "tcp dport vmap { 80 : accept }",
+        ],
+    );
+}
+
+#[test]
+fn chains_are_followed() {
+    let table = |first: &str, policy: &str, chains: &str| {
+        let base = chain(&format!("policy {policy};"), first);
+        base.replace("table inet other {", &format!("table inet other {{\n{chains}\n"))
+    };
+    let answers = "chain answers { ct state established accept; }";
+    let containers = "chain containers { iifname brg0 accept; }";
+    let others = "chain others { iifname docker0 accept; return; accept; }";
+    let end = "chain end { counter; drop; }";
+    let both = [answers, containers, others, end].join("\n");
+    let jump = |first: &str, policy: &str| table(first, policy, &both);
+    let found = [
+        jump("jump answers\njump others", "drop"),
+        jump("jump answers\ngoto others\njump containers", "drop"),
+        jump("jump answers\njump others\ngoto end", "accept"),
+        jump("jump answers\niifname brg0 jump end", "accept"),
+        jump("jump answers\nudp dport 7 jump others\niifname vmap { eth0 : goto answers }", "drop"),
+    ];
+    let open = [
+        jump("jump answers\njump others\njump containers", "drop"),
+        jump("jump answers\ngoto containers\ndrop", "accept"),
+        jump("jump answers\niifname docker0 jump end", "accept"),
+        jump("jump answers\nudp dport 53 jump end", "accept"),
+        jump("jump answers\ntcp dport 7 jump containers", "drop"),
+        jump("jump answers\niifname vmap { brg0 : jump containers }", "drop"),
+    ];
+    let rulesets = found.iter().map(|rules| (Is::Blocked, rules.as_str()));
+    let rulesets: Vec<_> =
+        rulesets.chain(open.iter().map(|rules| (Is::Open, rules.as_str()))).collect();
+    each_is("nft -f -", &rulesets);
+}
+
+/// As firewalld 1.3 has it in Debian 12, for the default zone `public` with eth0 in it.
+const FIREWALLD: &str = "
+table inet firewalld {
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname \"lo\" accept
+        ct state invalid drop
+        jump filter_FORWARD_POLICIES_pre
+        jump filter_FORWARD_ZONES
+        jump filter_FORWARD_POLICIES_post
+        ct state { invalid } drop
+        reject with icmpx type admin-prohibited
+    }
+    chain filter_FORWARD_POLICIES_pre { }
+    chain filter_FORWARD_POLICIES_post { }
+    chain filter_FORWARD_ZONES {
+        ZONE
+        iifname \"eth0\" goto filter_FWD_public
+        goto filter_FWD_public
+    }
+    chain filter_FWD_public {
+        jump filter_FWD_public_pre
+        jump filter_FWD_public_log
+        jump filter_FWD_public_deny
+        jump filter_FWD_public_allow
+        jump filter_FWD_public_post
+        reject with icmpx type admin-prohibited
+    }
+    chain filter_FWD_public_pre { }
+    chain filter_FWD_public_log { }
+    chain filter_FWD_public_deny { }
+    chain filter_FWD_public_allow { oifname \"eth1\" accept; }
+    chain filter_FWD_public_post { }
+    chain filter_FWD_trusted {
+        jump filter_FWD_public_pre
+        accept
+    }
+}";
+
+#[test]
+fn firewalld_is_found_until_the_bridge_is_in_a_trusted_zone() {
+    let (closed, open) = (
+        FIREWALLD.replace("        ZONE\n", ""),
+        FIREWALLD.replace("        ZONE\n", "iifname brg0 goto filter_FWD_trusted\n"),
+    );
+    each_is("nft -f -", &[(Is::Blocked, &closed), (Is::Open, &open)]);
+}
+
+/// As ufw 0.36 of Debian 12 has it, with what a user adds.
+fn ufw(user: &str) -> String {
+    format!(
+        "*filter
+:FORWARD DROP [0:0]
+:ufw-before-logging-forward - [0:0]
+:ufw-before-forward - [0:0]
+:ufw-user-forward - [0:0]
+:ufw-after-forward - [0:0]
+:ufw-after-logging-forward - [0:0]
+:ufw-reject-forward - [0:0]
+:ufw-track-forward - [0:0]
+-A FORWARD -j ufw-before-logging-forward
+-A FORWARD -j ufw-before-forward
+-A FORWARD -j ufw-after-forward
+-A FORWARD -j ufw-after-logging-forward
+-A FORWARD -j ufw-reject-forward
+-A FORWARD -j ufw-track-forward
+-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-forward -p icmp --icmp-type destination-unreachable -j ACCEPT
+-A ufw-before-forward -p icmp --icmp-type time-exceeded -j ACCEPT
+-A ufw-before-forward -p icmp --icmp-type parameter-problem -j ACCEPT
+-A ufw-before-forward -p icmp --icmp-type echo-request -j ACCEPT
+-A ufw-before-forward -j ufw-user-forward
+-A ufw-after-logging-forward -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix \"[UFW BLOCK] \"
+{user}
+COMMIT"
+    )
+}
+
+#[test]
+fn ufw_is_found_until_it_routes_the_bridge() {
+    let rejecting = ufw("-A ufw-reject-forward -j REJECT");
+    let routing = ufw("-A ufw-user-forward -i brg0 -j ACCEPT");
+    let accepting = ufw("-A ufw-track-forward -p tcp -m conntrack --ctstate NEW -j ACCEPT
+-A ufw-track-forward -p udp -m conntrack --ctstate NEW -j ACCEPT");
+    each_is(
+        "iptables-nft-restore",
+        &[
+            (Is::Blocked, &ufw("")),
+            (Is::Blocked, &rejecting),
+            (Is::Open, &routing),
+            (Is::Open, &accepting),
+        ],
+    );
+}
+
+/// As Docker 27 has it, with what a user adds.
+fn docker(user: &str) -> String {
+    format!(
+        "*filter
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+:DOCKER-ISOLATION-STAGE-2 - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A FORWARD -i docker0 -o docker0 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+{user}
+-A DOCKER-USER -j RETURN
+COMMIT"
+    )
+}
+
+#[test]
+fn docker_is_found_until_its_users_chain_accepts_the_bridge() {
+    let accepting = "-A DOCKER-USER -i brg0 -m comment --comment containers -j ACCEPT
+-A DOCKER-USER -o brg0 -j ACCEPT";
+    let publishing =
+        "-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT";
+    each_is(
+        "iptables-nft-restore",
+        &[
+            (Is::Blocked, &docker("")),
+            (Is::Open, &docker(accepting)),
+            (Is::Blocked, &docker(publishing)),
+        ],
+    );
 }
 
 #[test]
@@ -146,6 +403,8 @@ fn chains_that_do_not_drop_what_is_forwarded_are_no_matter_for_a_warning() {
         add chain ip filter loose
         add table ip6 filter
         add chain ip6 filter FORWARD { type filter hook forward priority 0; policy drop; }
+        add table inet asleep { flags dormant; }
+        add chain inet asleep forward { type filter hook forward priority 0; policy drop; }
         add table bridge filter
         add chain bridge filter FORWARD { type filter hook forward priority 0; policy accept; }
         add table netdev filter; add table arp filter'");
@@ -186,6 +445,8 @@ fn a_large_ruleset_of_others_is_read_to_its_end() {
 #[test]
 fn another_firewall_that_knows_a_former_bridge_is_named() {
     let world = World::with_policy(COMPLETE);
+    let remote = world.internet();
+    remote.user().serves("remote", "7");
     let alice = world.alice();
     let pod = alice.attached();
     // By its index.
@@ -196,6 +457,7 @@ fn another_firewall_that_knows_a_former_bridge_is_named() {
     pod.kill();
     world.until_leases_are(&[]);
     world.sh("ip link del brg0");
-    alice.attached();
-    warning(&alice, "chain forward, policy drop");
+    let pod = alice.attached();
+    assert_eq!(answer(&pod), "nothing");
+    warning(&alice, "chain forward)");
 }

@@ -223,18 +223,36 @@ impl Ruleset {
     }
 
     /// Whether a table is there, and in force: an administrator can make one dormant.
-    ///
-    /// # Errors
-    /// [`Error`].
     pub fn has_table(&mut self, table: Table) -> Result<bool, Error> {
-        let attributes = vec![TableAttribute::Name(table.name.to_owned())];
+        self.is_in_force(table.family, table.name)
+    }
+
+    /// The same of any table.
+    pub fn is_in_force(&mut self, family: u8, table: &str) -> Result<bool, Error> {
+        let attributes = vec![TableAttribute::Name(table.to_owned())];
         let question = NfTablesMessage::GetTable(TableMessage { attributes });
         const FLAGS: u16 = 2;
-        let answer = found(self.ask(table.family, question))?;
+        let answer = found(self.ask(family, question))?;
         let flags = |answer: &Answer| answer.get(FLAGS).and_then(number).unwrap_or_default();
         Ok(answer.is_some_and(|answer| {
             !TableFlags::from_bits_retain(flags(&answer)).contains(TableFlags::Dormant)
         }))
+    }
+
+    /// Whether a set of the table has this key.
+    pub fn has_key(
+        &mut self,
+        (family, table): (u8, &str),
+        set: &str,
+        key: Vec<u8>,
+    ) -> Result<bool, Error> {
+        let attributes = vec![
+            SetElementList::Table(table.to_owned()),
+            SetElementList::Set(set.to_owned()),
+            SetElementList::Elements(vec![Element::key(key).attributes()]),
+        ];
+        let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+        Ok(found(self.ask(family, question))?.is_some())
     }
 
     /// What tells the rules of a table from others; those of a chain are in their order.
@@ -367,7 +385,8 @@ fn found<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
 /// A rule, as far as it is looked at.
 #[derive(Debug)]
 pub struct SeenRule {
-    chain: String,
+    /// The chain that it is in.
+    pub chain: String,
     /// The list of expressions, as it came.
     pub expressions: Vec<u8>,
     user_data: Vec<u8>,

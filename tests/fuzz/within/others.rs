@@ -5,7 +5,7 @@ use super::*;
 use crate::kernel::nftables::fuzzing::Seen;
 use crate::request::policy::{HostAccess, Isolation};
 
-/// A rule is about the bridge whatever stands around what says so.
+/// A walk through any rules ends, and with a fate.
 pub fn check(seen: &Seen) {
     let grant = Grant {
         bridge: "brg0".parse().unwrap(),
@@ -19,8 +19,14 @@ pub fn check(seen: &Seen) {
         links: 1,
         publish: None,
     };
-    for rule in &seen.rules {
-        is_about(&rule.expressions, &grant, Some(7));
-        assert!(is_about(&[&rule.expressions[..], b"brg0\0"].concat(), &grant, None));
+    let packet = first_packet(&grant, Some(7), Some((8, "eth0".parse().unwrap())));
+    for answer in [None, Some(false), Some(true)] {
+        let mut has = |_: &str, _| answer;
+        let chains = BTreeMap::new();
+        let mut walk = Walk { rules: &seen.rules, packet: &packet, chains, has: &mut has };
+        for rule in &seen.rules {
+            let fates = walk.chain(&rule.chain);
+            assert!(fates != 0 && fates & CONTINUED == 0, "{fates}");
+        }
     }
 }
