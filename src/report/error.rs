@@ -1,7 +1,7 @@
-//! Every way in which a run can end badly, by cause, with its exit status and its one line.
+//! Every cause for which a run can fail, with its exit status and its one line.
 //!
-//! The text of an error says what was wrong, why, and what to do about it. Whatever came from the
-//! caller is printed in its escaped form, so that no argument can forge a second line.
+//! The text of an error says what was wrong, why, and what to do about it. What came from the caller
+//! is printed escaped, so that no argument can forge a second line.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ use crate::request::ports::Mapping;
 /// The result of every step of a run.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a run ended without its work done.
+/// Why a run failed.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The command line is wrong. Exit status 2.
     #[error("usage: {0}; see netsetgo -help")]
     Usage(#[from] Usage),
-    /// The caller may not have what he asks for. Exit status 3.
+    /// The caller may not have what they ask for. Exit status 3.
     #[error("refused: {0}")]
     Refused(#[from] Refused),
     /// Something could not be done. Exit status 1.
@@ -60,13 +60,13 @@ pub enum Usage {
     Option(String),
     #[error("unexpected argument {0:?}")]
     Extra(String),
-    #[error("say what to attach, with -pid N or -netns PATH")]
+    #[error("say which container, with -pid N or -netns PATH")]
     NoTarget,
     #[error("-pid {0:?}: not a process id between 1 and {1}")]
     Pid(String, i32),
     #[error("-{0} {1:?}: {2}")]
     Value(&'static str, String, &'static str),
-    #[error("-publish {0}: given twice, or together with one that has the same host port")]
+    #[error("-publish {0}: given twice, or another -publish has the same host port")]
     PublishTwice(Mapping),
     #[error("-publish: more than {0} ports")]
     PublishMany(usize),
@@ -78,7 +78,7 @@ pub enum Usage {
     Exclusive(&'static str, &'static str),
 }
 
-/// Why a caller may not have what he asks for.
+/// Why a caller may not have what they ask for.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant's text is its documentation")]
 pub enum Refused {
@@ -86,7 +86,7 @@ pub enum Refused {
     Target(String),
     #[error(
         "{0}: in the host's own network namespace; start it in a new one (unshare -Urn, or a \
-         namespace of type network in config.json), or give it longer to get there with -wait"
+         namespace of type network in config.json), or wait longer for that with -wait"
     )]
     HostNamespace(String),
     #[error(
@@ -95,33 +95,31 @@ pub enum Refused {
     )]
     NotDumpable(String),
     #[error(
-        "{PATH:?}: missing, so only root may attach; an administrator writes it (netsetgo.toml(5))"
+        "{PATH:?}: missing, so only root may attach; ask the admin to write it (netsetgo.toml(5))"
     )]
     NoPolicy,
     #[error(
-        "{PATH:?}: {0}; it must be a regular file of root's that nobody else can write (chmod 644)"
+        "{PATH:?}: {0}; it must be a regular file that root owns and no other user can write (chmod 644)"
     )]
     UntrustedPolicy(&'static str),
-    #[error("uid {0}: not allowed by {PATH:?}; an administrator adds an [[allow]] entry")]
+    #[error("uid {0}: not allowed by {PATH:?}; ask the admin for an [[allow]] entry")]
     NotAllowed(u32),
-    #[error("-bridgeName {0}: the policy grants {1} only")]
-    Bridge(IfName, IfName),
-    #[error("-bridgeAddress {0}: the policy grants {1} only")]
-    BridgeAddress(Cidr, Cidr),
+    #[error("-{0} {1}: the policy grants {2} only")]
+    Another(&'static str, String, String),
     #[error(
         "quota used up: all {0} links of uid {1} are taken; stop a container, raise links in the \
-         policy, or give a dying one longer with -wait"
+         policy, or wait with -wait for a container to end"
     )]
     Quota(u32, u32),
     #[error(
-        "-publish: no host ports are granted to uid {0}; an administrator lists some in the policy \
+        "-publish: no host ports are granted to uid {0}; ask the admin to list some in the policy \
          (publish = [\"8000-8999\"])"
     )]
     NoPorts(u32),
     #[error("-publish: the policy has nat = false, so the host forwards nothing")]
     NoNat,
     #[error(
-        "-publish {0}: host port {port} is not granted to uid {1}; an administrator adds it to the \
+        "-publish {0}: host port {port} is not granted to uid {1}; ask the admin to add it to the \
          policy (publish = [\"{port}\"])", port = .0.host_port
     )]
     Port(Mapping, u32),
@@ -175,8 +173,8 @@ pub enum Failed {
     #[error("{0}: exited while it was being attached")]
     TargetGone(String),
     #[error(
-        "the system call filter (seccomp): {0}; a kernel needs CONFIG_SECCOMP_FILTER for it, and \
-         whoever sandboxes this program has to let it call seccomp"
+        "the system call filter (seccomp): {0}; the kernel needs CONFIG_SECCOMP_FILTER, and a \
+         sandbox around netsetgo has to allow the system call seccomp"
     )]
     Filter(Errno),
     #[error("starting a child process: {0}{1}")]
@@ -186,7 +184,8 @@ pub enum Failed {
     #[error("inside the container: the child that works there ended early")]
     ChildGone,
     #[error(
-        "{0}: exists inside the container already and is no wire of yours; choose another name with -ifname"
+        "{0}: exists inside the container already, and netsetgo did not make it for you; choose \
+         another name with -ifname"
     )]
     NameInside(IfName),
     #[error("{0}: attached already, with {1}; stop the container to change its address")]
@@ -213,15 +212,11 @@ pub enum Failed {
          (address = ...)"
     )]
     Overlap(Cidr, Cidr),
-    #[error("{0}: no subnet between /22 and /30, as one bridge has at most 1023 ports")]
-    SubnetSize(Cidr),
-    #[error("{0}: not an address that a host can have in its subnet")]
-    NoHostAddress(Cidr),
-    #[error("-containerAddress {0}: {1}")]
-    ContainerAddress(Cidr, &'static str),
+    #[error("{0} {1}: {2}")]
+    Address(&'static str, Cidr, &'static str),
     #[error(
-        "-containerAddress {0}: leased to another container; leave it out to get a free one, or \
-         give a dying one longer with -wait"
+        "-containerAddress {0}: leased to another container; leave the option out to get a free \
+         address, or wait with -wait for that container to end"
     )]
     Leased(Ipv4Addr),
     #[error("{0}: exists on the host already; choose another -vethNamePrefix")]
@@ -230,42 +225,48 @@ pub enum Failed {
     SubnetFull(Cidr),
     #[error("{0}: has 1023 ports, the most a bridge can have; stop a container first")]
     BridgeFull(IfName),
-    #[error("-mtu {0}: above {1}, the bridge's; choose at most that")]
+    #[error("-mtu {0}: more than {1}, the MTU of the bridge; choose at most that")]
     Mtu(u32, u32),
-    #[error("too many others attach at this moment; try again")]
+    #[error("too many other runs at this moment; try again")]
     Contended,
     #[error("{0}: {1}")]
     Netlink(&'static str, netlink::Error),
-    #[error("the wire was taken out from inside while it was being attached")]
+    #[error(
+        "the veth pair was deleted from inside the container while it was being attached; call \
+         netsetgo again"
+    )]
     LeaseLost,
 
     // The firewall, and published ports.
     #[error(
         "the firewall (nftables, tables netsetgo of the families inet and bridge): {0}: {1}; \
-         without it nobody is kept from forging, so the kernel has to have nf_tables for both"
+         without it a container could send as another, so the kernel needs nf_tables for both"
     )]
     Firewall(&'static str, netlink::Error),
-    #[error("{0:?}: {2}; write {1} there as root, or have nat = false in the policy")]
+    #[error("{0:?}: {2}; write {1} there as root, or set nat = false in the policy")]
     Sysctl(PathBuf, String, std::io::Error),
     #[error(
-        "-publish {0}: a program on this host waits at port {port}; stop it, or choose another \
+        "-publish {0}: a program on this host listens on port {port}; stop it, or choose another \
          port", port = .0.host_port
     )]
     PortInUse(Mapping),
     #[error(
-        "-publish {0}: port {port} is published already, for {1}; choose another, or give a dying \
-         container longer with -wait", port = .0.host_port
+        "-publish {0}: port {port} is published already, for {1}; choose another, or wait with \
+         -wait for that container to end", port = .0.host_port
     )]
     PortPublished(Mapping, Ipv4Addr),
     #[error("-publish: a container has {0} published ports at most; publish fewer")]
     ManyPorts(usize),
-    #[error("-publish {0}: none of the host ports that the policy grants you is free")]
+    #[error(
+        "-publish {0}: none of the host ports that the policy grants you is free; stop a \
+         container, or ask the admin for more"
+    )]
     NoFreePort(Mapping),
 
     // Name service.
     #[error(
-        "-resolvconf: no name server that a container can reach is known; an administrator names \
-         one in the policy (dns = [\"...\"])"
+        "-resolvconf: no name server that a container can reach is known; ask the admin to \
+         name one in the policy (dns = [\"...\"])"
     )]
     NoNameServer,
 
@@ -281,7 +282,7 @@ pub enum Failed {
 }
 
 impl Failed {
-    /// For `map_err`: a netlink request that failed, and what it was to do.
+    /// For `map_err`: the netlink request for `what` failed.
     pub fn netlink(what: &'static str) -> impl Fn(netlink::Error) -> Error {
         move |error| Failed::Netlink(what, error).into()
     }

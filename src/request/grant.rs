@@ -1,5 +1,7 @@
 //! What the policy grants the caller, and what it grants of what the caller asks for.
 
+use std::fmt::Display;
+
 use crate::privilege::caller::Caller;
 use crate::report::error::{Failed, Refused, Result};
 use crate::request::accounts;
@@ -33,21 +35,10 @@ impl Grant {
         Grant::of(caller)?.narrowed(caller, request)
     }
 
-    /// Only root may ask for another bridge or bridge address than those of the policy. Of the
-    /// addresses, this checks what arithmetic can tell.
+    /// Of the addresses, this checks what arithmetic can tell.
     fn narrowed(mut self, caller: &Caller, request: &Attach) -> Result<Grant> {
-        if let Some(bridge) = request.bridge_name.as_ref().filter(|name| **name != self.bridge) {
-            if !caller.is_root() {
-                return Err(Refused::Bridge(bridge.clone(), self.bridge).into());
-            }
-            self.bridge = bridge.clone();
-        }
-        if let Some(address) = request.bridge_address.filter(|address| *address != self.address) {
-            if !caller.is_root() {
-                return Err(Refused::BridgeAddress(address, self.address).into());
-            }
-            self.address = address;
-        }
+        replace(&mut self.bridge, "bridgeName", request.bridge_name.as_ref(), caller)?;
+        replace(&mut self.address, "bridgeAddress", request.bridge_address.as_ref(), caller)?;
         check_bridge_address(self.address)?;
         if let Some(address) = request.container_address {
             check_container_address(self.address, address)?;
@@ -56,18 +47,33 @@ impl Grant {
     }
 }
 
-fn check_bridge_address(bridge: Cidr) -> Result<()> {
-    let ip = bridge.ip;
-    if !PREFIXES.contains(&bridge.prefix) {
-        Err(Failed::SubnetSize(bridge).into())
-    } else if !bridge.is_host(ip) || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] == 0 {
-        Err(Failed::NoHostAddress(bridge).into())
-    } else {
-        Ok(())
+/// Replaces what the policy says by the value of an option. Only root may ask for another value.
+fn replace<T: Clone + Display + PartialEq>(
+    own: &mut T,
+    option: &'static str,
+    asked: Option<&T>,
+    caller: &Caller,
+) -> Result<()> {
+    let Some(asked) = asked.filter(|asked| *asked != own) else { return Ok(()) };
+    if !caller.is_root() {
+        return Err(Refused::Another(option, asked.to_string(), own.to_string()).into());
     }
+    *own = asked.clone();
+    Ok(())
 }
 
-/// Checks an address asked for with `-containerAddress` against the bridge's.
+fn check_bridge_address(bridge: Cidr) -> Result<()> {
+    let ip = bridge.ip;
+    let wrong = if !PREFIXES.contains(&bridge.prefix) {
+        "the subnet is not between /22 and /30; one bridge has at most 1023 ports"
+    } else if !bridge.is_host(ip) || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] == 0 {
+        "not an address that a host can have in its subnet"
+    } else {
+        return Ok(());
+    };
+    Err(Failed::Address("the bridge's address", bridge, wrong).into())
+}
+
 fn check_container_address(bridge: Cidr, asked: Cidr) -> Result<()> {
     let wrong = if !bridge.contains(asked.ip) {
         "not in the bridge's subnet"
@@ -82,7 +88,7 @@ fn check_container_address(bridge: Cidr, asked: Cidr) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Failed::ContainerAddress(asked, wrong).into())
+    Err(Failed::Address("-containerAddress", asked, wrong).into())
 }
 
 #[cfg(test)]

@@ -180,6 +180,6 @@ fn a_port_that_the_admin_put_at_another_bridge_stays_there() {
     let world = World::new();
     let pod = world.alice().attached();
     world.sh("ip link add other type bridge; ip link set ns1000-0 master other");
-    world.alice().failed(format!("-pid {pod}"), "no wire of yours");
+    world.alice().failed(format!("-pid {pod}"), "netsetgo did not make it for you");
     assert_eq!(world.link("ns1000-0")["master"], "other");
 }

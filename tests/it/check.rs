@@ -139,7 +139,7 @@ fn without_its_privilege_it_says_why() {
 fn where_the_policy_is_in_the_way_it_says_how() {
     let world = World::with_policy(COMPLETE);
     let alice = world.alice();
-    fails(&world, &world.bob(), "uid 1001: not allowed", "adds an [[allow]] entry");
+    fails(&world, &world.bob(), "uid 1001: not allowed", "ask the admin for an [[allow]] entry");
     world.sh("chmod 666 /etc/netsetgo.toml");
     fails(&world, &alice, "others can write it", "chmod 644");
     world.sh("chmod 644 /etc/netsetgo.toml");
@@ -147,9 +147,9 @@ fn where_the_policy_is_in_the_way_it_says_how() {
     fails(&world, &alice, "line 2, column 1", "unknown field");
     fails(&world, &world.root(), "line 2, column 1", "unknown field");
     world.policy(&COMPLETE.replace("dns", "address = \"10.10.0.1/16\"\ndns"));
-    fails(&world, &alice, "no subnet between /22 and /30", "");
+    fails(&world, &alice, "not between /22 and /30", "");
     world.sh("rm /etc/netsetgo.toml");
-    fails(&world, &alice, "missing, so only root may attach", "an administrator writes it");
+    fails(&world, &alice, "missing, so only root may attach", "ask the admin to write it");
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn what_somebody_may_miss_is_a_warning() {
     ready(&alice, &["nat = false"]);
     world.sh("nft delete table ip other");
     world.policy(ALICE);
-    ready(&alice, &["names one in the policy (dns ="]);
+    ready(&alice, &["name one in the policy (dns ="]);
     world.sh("echo 'nameserver 127.0.0.1' >/etc/resolv.conf");
     ready(&alice, &["name service: "]);
     world.sh("echo 'nameserver 192.0.2.53' >/etc/resolv.conf");

@@ -123,7 +123,7 @@ fn root_deletes_anybodys_and_a_user_none_of_roots() {
     for options in ["", "-vethNamePrefix veth"] {
         world.root().netsetgo(format!("-pid {pod} {options}")).done();
         // She could take it out from inside; the ports that root gave it, if any, are root's.
-        alice.failed(format!("-delete -pid {pod}"), "no wire of yours");
+        alice.failed(format!("-delete -pid {pod}"), "netsetgo did not make it for you");
         world.root().netsetgo(format!("-delete -pid {pod} {options}")).done();
         assert_eq!(pod.links(), ["lo"]);
     }
@@ -172,10 +172,10 @@ fn an_interface_that_is_no_wire_of_ours_is_left_alone() {
     ] {
         let pod = alice.container();
         pod.sh(made);
-        alice.failed(format!("-delete -pid {pod}"), "no wire of yours");
+        alice.failed(format!("-delete -pid {pod}"), "netsetgo did not make it for you");
     }
     let pod = alice.container();
-    alice.failed(format!("-delete -pid {pod} -ifname lo"), "no wire of yours");
+    alice.failed(format!("-delete -pid {pod} -ifname lo"), "netsetgo did not make it for you");
 }
 
 #[test]

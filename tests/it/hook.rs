@@ -218,7 +218,7 @@ fn annotations_are_under_the_same_policy_as_options() {
     let elsewhere = created(&pod, json!({"netsetgo.address": "10.10.11.2/24"}));
     alice.failed(with("", &elsewhere), "not in the bridge's subnet");
     let loopback = created(&pod, json!({"netsetgo.ifname": "lo"}));
-    alice.failed(with("", &loopback), "no wire of yours");
+    alice.failed(with("", &loopback), "netsetgo did not make it for you");
     let bobs = world.bob().container();
     world.bob().refused(with("", &created(&bobs, json!({}))), "not allowed");
 }

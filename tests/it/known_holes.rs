@@ -93,8 +93,11 @@ fn cve_2026_39402_nobody_detaches_anothers_interface_whatever_he_calls_his_own()
          ip link add {victim} alias web type bridge; ip route add blackhole default"
     ));
     for name in ["veth1", &victim] {
-        alice.failed(format!("-delete -pid {fake} -ifname {name}"), "no wire of yours");
-        alice.failed(format!("-pid {fake} -ifname {name}"), "no wire of yours");
+        alice.failed(
+            format!("-delete -pid {fake} -ifname {name}"),
+            "netsetgo did not make it for you",
+        );
+        alice.failed(format!("-pid {fake} -ifname {name}"), "netsetgo did not make it for you");
     }
     for name in ["brg0", "ns1001", "ns1001-1"] {
         world.unchanged(|| alice.netsetgo(format!("-delete -pid {fake} -ifname {name}"))).done();
@@ -149,6 +152,6 @@ fn cve_2021_4034_without_any_argument_the_environment_is_not_taken_for_some() {
              execve(b\"/usr/local/bin/netsetgo\", none, some)"
         );
         let run = || world.alice().sh(&format!("exec python3 -c '{program}'"));
-        world.unchanged(run).usage("say what to attach");
+        world.unchanged(run).usage("say which container");
     }
 }

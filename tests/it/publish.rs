@@ -265,7 +265,7 @@ fn a_port_is_refused_that_a_program_of_the_host_waits_at() {
     let alice = world.alice();
     let pod = alice.container();
     let refused = |publish: &str| {
-        alice.failed(format!("-pid {pod} -publish {publish}"), "a program on this host waits at");
+        alice.failed(format!("-pid {pod} -publish {publish}"), "a program on this host listens on");
     };
     for address in ["0.0.0.0", "127.0.0.1", HOST, "::"] {
         for (protocol, other) in [("tcp", "udp"), ("udp", "tcp")] {
