@@ -1,5 +1,5 @@
-//! Names of users and groups, from `/etc/passwd` and `/etc/group` themselves: a static binary loads
-//! no name-service module with a capability in hand. Accounts kept elsewhere are given by number.
+//! Names of users and groups, from `/etc/passwd` and `/etc/group` themselves: a program that holds a
+//! capability loads no module of the name service. The policy gives accounts kept elsewhere by number.
 
 use crate::report::error::{Failed, Result};
 use crate::request::read;
@@ -26,33 +26,32 @@ fn text_of(path: &str) -> Result<String> {
 
 /// The user id of `name` in the text of a `passwd(5)` file.
 pub fn uid_of(name: &str, passwd: &str) -> Option<u32> {
-    let entry = passwd.lines().map(fields).find(|entry| entry.first() == Some(&name))?;
-    entry.get(2)?.parse().ok()
+    id(&entries(passwd).find(|entry| entry.first() == Some(&name))?)
 }
 
 /// The name of the user `uid` in the text of a `passwd(5)` file.
 pub fn name_of(uid: u32, passwd: &str) -> Option<&str> {
-    let entry = passwd
-        .lines()
-        .map(fields)
-        .find(|entry| entry.get(2).and_then(|number| number.parse().ok()) == Some(uid))?;
-    entry.first().copied()
+    entries(passwd).find(|entry| id(entry) == Some(uid))?.first().copied()
 }
 
-/// Whether the group `name` of a `group(5)` text is one of `gids`, or lists `user` as a member: who
-/// was put into a group need not log in anew.
+/// Whether the group `name` of a `group(5)` text is one of `gids`, or has `user` as a member. By the
+/// latter a new member need not log in anew.
 pub fn in_group(name: &str, gids: &[u32], user: &str, group: &str) -> bool {
-    let Some(entry) = group.lines().map(fields).find(|entry| entry.first() == Some(&name)) else {
-        return false;
-    };
-    let gid = entry.get(2).and_then(|number| number.parse().ok());
-    let members = entry.get(3).copied().unwrap_or_default();
-    gid.is_some_and(|gid| gids.contains(&gid))
-        || (!user.is_empty() && members.split(',').any(|member| member == user))
+    entries(group).find(|entry| entry.first() == Some(&name)).is_some_and(|entry| {
+        let mut members = entry.get(3).copied().unwrap_or_default().split(',');
+        id(&entry).is_some_and(|gid| gids.contains(&gid))
+            || members.any(|member| member == user && !user.is_empty())
+    })
 }
 
-fn fields(line: &str) -> Vec<&str> {
-    line.split(':').collect()
+/// The fields of each line.
+fn entries(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.lines().map(|line| line.split(':').collect())
+}
+
+/// The number of a user or group.
+fn id(entry: &[&str]) -> Option<u32> {
+    entry.get(2)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! Addresses and names, checked once where they enter, and the arithmetic that ties the addresses
-//! of a lease together.
+//! Addresses and names. They are checked once, where they come in.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -15,7 +14,7 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// An address with a prefix of this length, if an IPv4 prefix can be so long.
+    /// `None` for a prefix that is longer than an IPv4 address.
     pub fn new(ip: Ipv4Addr, prefix: u8) -> Option<Cidr> {
         (prefix <= 32).then_some(Cidr { ip, prefix })
     }
@@ -35,7 +34,7 @@ impl Cidr {
         Ipv4Addr::from_bits(self.ip.to_bits() | !self.mask())
     }
 
-    /// Whether `ip` lies in this subnet.
+    /// Whether `ip` is in this subnet.
     pub fn contains(self, ip: Ipv4Addr) -> bool {
         (ip.to_bits() ^ self.ip.to_bits()) & self.mask() == 0
     }
@@ -45,8 +44,8 @@ impl Cidr {
         self.contains(other.network()) || other.contains(self.network())
     }
 
-    /// Whether `ip` is one that a host of this subnet can have: inside, and neither the network's
-    /// own address nor the broadcast address.
+    /// Whether a host of this subnet can have `ip`: it is in the subnet, and is not the network's own
+    /// address and not the broadcast address.
     pub fn is_host(self, ip: Ipv4Addr) -> bool {
         self.contains(ip) && ip != self.network() && ip != self.broadcast()
     }
@@ -63,15 +62,16 @@ impl FromStr for Cidr {
 
     /// Reads `A.B.C.D/P`; both parts are needed.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "not an IPv4 address with its prefix length, such as 10.10.10.1/24";
-        let (ip, prefix) = text.split_once('/').ok_or(WRONG)?;
-        let ip = ip.parse().map_err(|_| WRONG)?;
-        match prefix.parse::<u8>() {
-            // A sign is accepted by the standard parser, and leading zeros; iproute2 takes neither.
-            Ok(bits) if bits.to_string() == prefix => Cidr::new(ip, bits).ok_or(WRONG),
-            _ => Err(WRONG),
-        }
+        text.split_once('/')
+            .and_then(|(ip, prefix)| Cidr::new(ip.parse().ok()?, canonical(prefix)?))
+            .ok_or("not an IPv4 address with its prefix length, such as 10.10.10.1/24")
     }
+}
+
+/// A number without a sign and without leading zeros, as iproute2 reads it. The standard parser
+/// accepts both.
+pub fn canonical<T: FromStr + ToString>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|number: &T| number.to_string() == text)
 }
 
 /// The name of a network interface: one that the kernel takes literally.
@@ -82,7 +82,7 @@ impl IfName {
     /// The longest name: `IFNAMSIZ` less the closing zero (`include/uapi/linux/if.h`).
     pub const LONGEST: usize = 15;
 
-    /// A name that the program itself put together, of letters, digits and `-`.
+    /// A name that the program itself puts together, of letters, digits and `-`.
     pub(crate) fn literal(name: String) -> IfName {
         IfName(name)
     }
@@ -102,9 +102,9 @@ impl fmt::Display for IfName {
 impl FromStr for IfName {
     type Err = &'static str;
 
-    /// Follows `dev_valid_name` (`net/core/dev.c`), and refuses more: `%`, which the kernel would
-    /// expand to a number, `all` and `default`, which name sysctl directories, and whatever is not
-    /// printable ASCII.
+    /// Follows `dev_valid_name` (`net/core/dev.c`), and refuses more: `%`, for which the kernel would
+    /// put in a number; `all` and `default`, which are sysctl directories; and what is not printable
+    /// ASCII.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.is_empty() {
             Err("an interface name cannot be empty")
@@ -125,15 +125,15 @@ impl FromStr for IfName {
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// Of a container's end, and of the bridge: `02:4e` and the IPv4 address. The first byte marks
-    /// it as locally administered (IEEE 802), so that it is nobody's hardware.
+    /// The address of the container end, and of the bridge: `02:4e` and the IPv4 address. The first
+    /// byte says that it is locally administered (IEEE 802), so no hardware has it.
     pub fn of(ip: Ipv4Addr) -> Mac {
         let [a, b, c, d] = ip.octets();
         Mac([0x02, 0x4e, a, b, c, d])
     }
 
-    /// Of the host's end of the container at `ip`: `fe:4e` and that address. It differs from its
-    /// peer's, and is higher than any bridge's, so a bridge never takes it for its own.
+    /// The address of the host end: `fe:4e` and the container's IPv4 address. It differs from that of
+    /// the container end, and is higher than any bridge's. So the bridge never takes it as its own.
     pub fn of_host_end(ip: Ipv4Addr) -> Mac {
         let [a, b, c, d] = ip.octets();
         Mac([0xfe, 0x4e, a, b, c, d])
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_of_a_wire_have_addresses_of_their_own() {
+    fn both_ends_of_a_veth_pair_have_addresses_of_their_own() {
         let ip = Ipv4Addr::new(10, 10, 10, 2);
         assert_eq!(Mac::of(ip).to_string(), "02:4e:0a:0a:0a:02");
         assert_eq!(Mac::of_host_end(ip).to_string(), "fe:4e:0a:0a:0a:02");

@@ -1,4 +1,4 @@
-//! Ports: which a caller asks to have published (`-publish`), and which the policy grants
+//! Ports: those that a caller asks to publish (`-publish`), and those that the policy grants
 //! (`publish = [...]`).
 
 use std::fmt;
@@ -8,35 +8,34 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use crate::request::address::canonical;
+
 /// The most ports that a container can have published.
 pub const MOST_PORTS: usize = 1024;
 
-/// The first port that is not reserved for the administrator (RFC 6335, "System Ports").
+/// The first port that is not reserved for the admin (RFC 6335, "System Ports").
 const FIRST_USER_PORT: u16 = 1024;
 
-/// The ports that root gets a free one of: those for temporary use (RFC 6335, "Dynamic Ports").
+/// Of these root gets a free port: they are for temporary use (RFC 6335, "Dynamic Ports").
 const DYNAMIC_PORTS: RangeInclusive<u16> = 49152..=65535;
 
-/// A transport protocol whose ports can be published.
+/// A transport protocol whose ports can be published, by its number (IANA, "Protocol Numbers").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
-    Tcp,
+    Tcp = 6,
     /// UDP.
-    Udp,
+    Udp = 17,
 }
 
 impl Protocol {
     /// All of them.
     pub const ALL: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
-    /// Its number (IANA, "Protocol Numbers").
+    /// Its number.
     pub fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-        }
+        self as u8
     }
 }
 
@@ -49,18 +48,18 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port of the host's that leads to a port of a container's. As JSON it is what CNI calls a port
-/// mapping (the conventions' `portMappings`).
+/// A host port that leads to a container port. As JSON it is what CNI calls a port mapping (the
+/// conventions' `portMappings`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mapping {
-    /// The host's port; 0 means any that is free.
+    /// The host port; 0 means any that is free.
     pub host_port: u16,
-    /// The container's port.
+    /// The container port.
     pub container_port: u16,
     /// The protocol.
     pub protocol: Protocol,
-    /// The one address of the host's that it is published on, if not on all.
+    /// The host's address on which it is published. `None` means on all.
     #[serde(rename = "hostIP", skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<Ipv4Addr>,
 }
@@ -75,7 +74,7 @@ impl fmt::Display for Mapping {
 }
 
 impl Mapping {
-    /// Whether both cannot be published at once.
+    /// Whether only one of the two can be published at a time.
     pub fn conflicts(&self, other: &Mapping) -> bool {
         self.host_port != 0
             && (self.host_port, self.protocol) == (other.host_port, other.protocol)
@@ -101,46 +100,35 @@ impl FromStr for Publication {
         let (rest, container) = rest
             .rsplit_once(':')
             .ok_or("not [IP:]HOST:PORT[/tcp|udp]: there is no : between the two ports")?;
-        let (ip, host) = match rest.rsplit_once(':') {
+        let (host_ip, host) = match rest.rsplit_once(':') {
             None => (None, rest),
             Some((ip, host)) => {
-                let ip: Ipv4Addr = ip
-                    .parse()
-                    .map_err(|_| "what stands before the host port is no IPv4 address")?;
+                let wrong = |_| "the part before the host port is not an IPv4 address";
+                let ip: Ipv4Addr = ip.parse().map_err(wrong)?;
                 (Some(ip).filter(|ip| !ip.is_unspecified()), host)
             }
         };
         let container = range(container)
             .filter(|ports| *ports.start() != 0)
-            .ok_or("the container port is none between 1 and 65535, nor a range FIRST-LAST")?;
+            .ok_or("the container port is not between 1 and 65535, and not a range FIRST-LAST")?;
         let host = range(host)
-            .ok_or("the host port is none between 1 and 65535, nor 0, nor a range FIRST-LAST")?;
+            .ok_or("the host port is not between 0 and 65535, and not a range FIRST-LAST")?;
         if *host.start() == 0 && host != (0..=0) {
             return Err("the host port 0, for any that is free, cannot begin a range");
         }
         if host.len() != container.len() {
             return Err("the ranges of host ports and of container ports are not equally long");
         }
-        let mapping = |(host_port, container_port)| Mapping {
-            host_port,
-            container_port,
-            protocol,
-            host_ip: ip,
-        };
+        let mapping =
+            |(host_port, container_port)| Mapping { host_port, container_port, protocol, host_ip };
         Ok(Publication(host.zip(container).map(mapping).collect()))
     }
 }
 
 /// Reads a port, or a range of them with the lower one first.
 fn range(text: &str) -> Option<RangeInclusive<u16>> {
-    // A sign is accepted by the standard parser, and leading zeros.
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| port.to_string() == text);
-    match text.split_once('-') {
-        None => port(text).map(|only| only..=only),
-        Some((first, last)) => {
-            Some(port(first)?..=port(last)?).filter(|range| range.start() <= range.end())
-        }
-    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(canonical(first)?..=canonical(last)?).filter(|range| !range.is_empty())
 }
 
 /// Ports that the policy grants: an entry of `publish = [...]`.
@@ -148,7 +136,7 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
 pub struct Granted(RangeInclusive<u16>);
 
 impl Granted {
-    /// All that root may take a free one of.
+    /// Those from which root gets a free port.
     pub fn dynamic() -> Granted {
         Granted(DYNAMIC_PORTS)
     }
@@ -179,10 +167,10 @@ impl FromStr for Granted {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let ports = range(text)
             .filter(|ports| *ports.start() != 0)
-            .ok_or("neither a port between 1 and 65535 nor a range of them, FIRST-LAST")?;
-        // The low ones are never granted by the way.
+            .ok_or("not a port between 1 and 65535, and not a range FIRST-LAST")?;
+        // So the admin grants low ports only by naming them.
         if *ports.start() < FIRST_USER_PORT && *ports.end() >= FIRST_USER_PORT {
-            return Err("a range across 1024; list the ports below 1024 by themselves");
+            return Err("a range across 1024; list the ports below 1024 on their own");
         }
         Ok(Granted(ports))
     }
