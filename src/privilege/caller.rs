@@ -1,8 +1,9 @@
 //! Becoming the caller: the first acts of the process, before it reads an argument.
 //!
-//! The installation decides how the process starts: as root with every capability (setuid), or as the
-//! caller with two capabilities (file capabilities). In both cases it becomes the caller for good, keeps
-//! at most two capabilities ([`super::capability`]), and undoes what the caller can have set for it.
+//! The installation decides how the process starts: as root with every capability (setuid), or as
+//! the caller with two capabilities (file capabilities). In both cases it becomes the caller for
+//! good, keeps at most two capabilities ([`super::capability`]), and undoes what the caller can
+//! have set for it.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -21,8 +22,8 @@ pub use super::capability::{Privilege, give_up_all, keep_for_entering};
 use super::{failed, sys};
 use crate::report::error::{Failed, Result, Unprivileged};
 
-/// The soft limits of the process, as far as the caller's hard limits allow them. `RLIMIT_NPROC` stays:
-/// the child counts among the caller's processes.
+/// The soft limits of the process, as far as the caller's hard limits allow them. `RLIMIT_NPROC`
+/// stays: the child counts among the caller's processes.
 const LIMITS: [(Resource, rlim_t); 7] = [
     (Resource::RLIMIT_CORE, 0),
     (Resource::RLIMIT_CPU, RLIM_INFINITY),
@@ -56,8 +57,8 @@ pub fn become_caller() -> Result<Caller> {
     capability::empty_bounding_set();
     prctl::set_keepcaps(true).map_err(failed("keeping capabilities"))?;
     match setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid)) {
-        // In a user namespace without a mapping of the caller's ids the kernel refuses even these. There is
-        // no privilege to lose there.
+        // In a user namespace without a mapping of the caller's ids the kernel refuses even these.
+        // There is no privilege to lose there.
         Err(Errno::EINVAL) if inside_user_namespace()? => {}
         taken => taken.map_err(failed("taking the caller's ids"))?,
     }
@@ -110,8 +111,8 @@ fn prove(uid: Uid, gid: Gid) -> Result<()> {
     Err(Failed::Caller(PROOF, wrong.to_owned()).into())
 }
 
-/// Why the process lacks its privilege, if it does. The user namespace is the first question: inside
-/// one the process can hold every capability, and none of them counts on the host.
+/// Why the process lacks its privilege, if it does. The user namespace is the first question:
+/// inside one the process can hold every capability, and none of them counts on the host.
 fn unprivileged(no_new_privs: bool) -> Result<Option<Unprivileged>> {
     if inside_user_namespace()? {
         return Ok(Some(Unprivileged::InsideUserNamespace));

@@ -1,8 +1,8 @@
 //! The capabilities that the process keeps. None is in effect, except while a [`Raised`] lives.
 //!
 //! - `CAP_NET_ADMIN` changes the host's network. It is raised for those requests only.
-//! - `CAP_SYS_PTRACE` opens the namespace of a process of the caller that is not dumpable (crun's). The
-//!   run gives it up before it changes anything.
+//! - `CAP_SYS_PTRACE` opens the namespace of a process of the caller that is not dumpable (crun's).
+//!   The run gives it up before it changes anything.
 //!
 //! A caller who is root keeps root's capabilities.
 
@@ -28,8 +28,8 @@ pub(super) fn empty_bounding_set() {
 
 /// Keeps [`KEPT`], as far as the installation gave them, and takes all capabilities out of effect.
 ///
-/// Root keeps all, and two are out of effect: with CAP_SYS_MODULE or CAP_NET_ADMIN in effect the kernel loads a
-/// module for each unknown interface name that it is asked for
+/// Root keeps all, and two are out of effect: with CAP_SYS_MODULE or CAP_NET_ADMIN in effect the
+/// kernel loads a module for each unknown interface name that it is asked for
 /// ([`crate::privilege::sys::interface_name_exists`]).
 pub(super) fn cut(root: bool) -> Result<(), CapsError> {
     if root {

@@ -1,6 +1,7 @@
 //! A child process, and the channel between it and its parent.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::exit;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -40,8 +41,8 @@ impl Channel {
     }
 }
 
-/// A child, seen from its parent. Dropping it first closes the channel, which tells the child to end,
-/// and then waits for its end.
+/// A child, seen from its parent. Dropping it first closes the channel, which tells the child to
+/// end, and then waits for its end.
 #[derive(Debug)]
 pub struct Child {
     /// The channel. Fields are dropped in their order, so this goes first.
@@ -64,7 +65,7 @@ impl Child {
                     let _ = close(descriptor);
                 }
                 life(&Channel(theirs));
-                sys::exit_now(0)
+                exit(0)
             }
             ForkResult::Parent { child } => {
                 Ok(Child { channel: Channel(ours), process: Process(child) })
@@ -83,8 +84,8 @@ fn not_started(errno: Errno) -> Error {
     Failed::Fork(errno, remedy).into()
 }
 
-/// A process that is waited for when this is dropped: the caller, who may become its parent, is left no
-/// zombie.
+/// A process that is waited for when this is dropped: the caller, who may become its parent, is
+/// left no zombie.
 #[derive(Debug)]
 struct Process(Pid);
 

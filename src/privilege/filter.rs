@@ -1,9 +1,10 @@
 //! The system call filter (`seccomp(2)`).
 //!
-//! Once its arguments are read, the process can do what the rest of the run needs, and the kernel kills
-//! it for anything else. It can start no program, create no file, send no signal, change no id, map no
-//! code and enter no mount namespace.
+//! Once its arguments are read, the process can do what the rest of the run needs, and the kernel
+//! kills it for anything else. It can start no program, create no file, send no signal, change no
+//! id, map no code and enter no mount namespace.
 
+use std::env::consts::ARCH;
 use std::mem::offset_of;
 
 use nix::libc::{self, c_int, c_long, seccomp_data, sock_filter};
@@ -12,22 +13,22 @@ use super::sys;
 use crate::report::error::{Failed, Result};
 use crate::request::cli::Request;
 
-/// A system call that stays allowed: with any arguments, or only if the low half of one argument is,
-/// behind a mask, one of these values.
+/// A system call that stays allowed: with any arguments, or only if the low half of one argument
+/// is, behind a mask, one of these values.
 #[derive(Clone, Copy)]
-struct Call(c_long, Option<(usize, u32, &'static [u32])>);
+struct Call(c_long, Option<(usize, c_int, &'static [c_int])>);
 
 const fn any(number: c_long) -> Call {
     Call(number, None)
 }
 
-const fn one_of(number: c_long, argument: usize, values: &'static [u32]) -> Call {
-    Call(number, Some((argument, u32::MAX, values)))
+const fn one_of(number: c_long, argument: usize, values: &'static [c_int]) -> Call {
+    Call(number, Some((argument, -1, values)))
 }
 
 /// With none of the bits of `mask`.
 const fn without(number: c_long, argument: usize, mask: c_int) -> Call {
-    Call(number, Some((argument, mask.cast_unsigned(), &[0])))
+    Call(number, Some((argument, mask, &[0])))
 }
 
 /// What both processes need: memory, messages, their end, and what the C library does on its own.
@@ -36,7 +37,7 @@ const EITHER: &[Call] = &[
     any(libc::SYS_close),
     any(libc::SYS_exit_group),
     // A build with debug assertions looks at a descriptor before it closes it.
-    one_of(libc::SYS_fcntl, 1, &[libc::F_GETFD.cast_unsigned()]),
+    one_of(libc::SYS_fcntl, 1, &[libc::F_GETFD]),
     any(libc::SYS_futex),
     any(libc::SYS_getpid),
     any(libc::SYS_getrandom),
@@ -54,7 +55,7 @@ const EITHER: &[Call] = &[
     any(libc::SYS_sendto),
     any(libc::SYS_setsockopt),
     // For abort(3).
-    one_of(libc::SYS_tgkill, 2, &[libc::SIGABRT.cast_unsigned()]),
+    one_of(libc::SYS_tgkill, 2, &[libc::SIGABRT]),
     any(libc::SYS_write),
     any(libc::SYS_writev),
 ];
@@ -89,10 +90,10 @@ const RUN: &[Call] = &[
         libc::SYS_ioctl,
         1,
         &[
-            ioctl(libc::SIOCGIFNAME),
-            ioctl(libc::SIOCGIFINDEX),
-            ioctl(libc::NS_GET_USERNS),
-            ioctl(libc::NS_GET_NSTYPE),
+            libc::SIOCGIFNAME as c_int,
+            libc::SIOCGIFINDEX as c_int,
+            libc::NS_GET_USERNS as c_int,
+            libc::NS_GET_NSTYPE as c_int,
         ],
     ),
     any(libc::SYS_lseek),
@@ -102,34 +103,21 @@ const RUN: &[Call] = &[
     #[cfg(target_arch = "x86_64")]
     any(libc::SYS_poll),
     any(libc::SYS_ppoll),
-    one_of(libc::SYS_prctl, 0, &[libc::PR_SET_DUMPABLE.cast_unsigned(), PR_SET_SECCOMP]),
+    one_of(libc::SYS_prctl, 0, &[libc::PR_SET_DUMPABLE, libc::PR_SET_SECCOMP]),
     any(libc::SYS_read),
-    one_of(
-        libc::SYS_setns,
-        1,
-        &[libc::CLONE_NEWUSER.cast_unsigned(), libc::CLONE_NEWNET.cast_unsigned()],
-    ),
+    one_of(libc::SYS_setns, 1, &[libc::CLONE_NEWUSER, libc::CLONE_NEWNET]),
     any(libc::SYS_set_robust_list),
-    one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK.cast_unsigned(), libc::AF_UNIX.cast_unsigned()]),
+    one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK, libc::AF_UNIX]),
     any(libc::SYS_socketpair),
     any(libc::SYS_statx),
     one_of(libc::SYS_wait4, 2, &[0]),
 ];
 
 /// What the child needs besides, once it is inside: a socket of the routing service.
-const CHILD: &[Call] =
-    &[any(libc::SYS_connect), one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK.cast_unsigned()])];
+const CHILD: &[Call] = &[any(libc::SYS_connect), one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK])];
 
 /// What the trial of `-check` needs besides: a container of its own.
-const TRIAL: &[Call] =
-    &[one_of(libc::SYS_unshare, 0, &[(libc::CLONE_NEWUSER | libc::CLONE_NEWNET).cast_unsigned()])];
-
-const PR_SET_SECCOMP: u32 = libc::PR_SET_SECCOMP.cast_unsigned();
-
-/// A request as the kernel compares it. The C libraries give the constants different types.
-const fn ioctl(request: libc::Ioctl) -> u32 {
-    request as u32
-}
+const TRIAL: &[Call] = &[one_of(libc::SYS_unshare, 0, &[libc::CLONE_NEWUSER | libc::CLONE_NEWNET])];
 
 /// The system calls that a process may make.
 pub struct Filter(&'static [&'static [Call]]);
@@ -151,81 +139,60 @@ pub fn for_request(request: &Request) -> &'static Filter {
     }
 }
 
-/// Leaves this process, and each one that it starts, what `filter` allows. Filters add up: a later one
-/// allows nothing that an earlier one forbids.
+/// Leaves this process, and each one that it starts, what `filter` allows. Filters add up: a later
+/// one allows nothing that an earlier one forbids.
+///
+/// The numbers of system calls mean something on one machine only (`AUDIT_ARCH_*`,
+/// `linux/audit.h`). On other machines than these there is no filter.
 pub fn leave_only(filter: &Filter) -> Result<()> {
-    let Some(machine) = MACHINE else { return Ok(()) };
+    let machine = match ARCH {
+        "x86_64" => 0xc000_003e,
+        "aarch64" => 0xc000_00b7,
+        "riscv64" => 0xc000_00f3,
+        _ => return Ok(()),
+    };
     Ok(sys::set_filter(&program(filter.0, machine)).map_err(Failed::Filter)?)
 }
 
-/// The machine that gives the numbers of system calls their meaning (`AUDIT_ARCH_*`, `linux/audit.h`).
-/// On other machines there is no filter.
-const MACHINE: Option<u32> = if cfg!(target_arch = "x86_64") {
-    Some(0xc000_003e)
-} else if cfg!(target_arch = "aarch64") {
-    Some(0xc000_00b7)
-} else if cfg!(target_arch = "riscv64") {
-    Some(0xc000_00f3)
-} else {
-    None
-};
-
 /// The filter's program: a plain list, which the kernel reads from the top.
 ///
-/// When a filter is installed, the kernel runs it for each of some 450 system calls, to learn which ones it
-/// allows whatever their arguments are (`seccomp_cache_prepare`, `kernel/seccomp.c`). That costs much more
-/// than the calls of a short run. The kernel gives up at the first load of anything but the number and the
-/// machine. So the program begins with one, whose value nothing uses.
+/// When a filter is installed, the kernel runs it for each of some 450 system calls, to learn which
+/// ones it allows whatever their arguments are (`seccomp_cache_prepare`, `kernel/seccomp.c`). That
+/// costs much more than the calls of a short run. The kernel gives up at the first load of anything
+/// but the number and the machine. So the program begins with one, whose value nothing uses.
 fn program(lists: &[&[Call]], machine: u32) -> Vec<sock_filter> {
+    // The kernel's codes have 16 bits, the C library's constants 32.
+    let step = |code: u32, k: u32, jt, jf| sock_filter { code: code as u16, jt, jf, k };
+    let load = |at: usize| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at as u32, 0, 0);
+    let and = |mask| step(libc::BPF_ALU | libc::BPF_AND, mask, 0, 0);
+    // Skips so many steps if the loaded bits are `value`, and so many if not.
+    let skip_if = |value, yes, no| step(libc::BPF_JMP | libc::BPF_JEQ, value, yes, no);
+    let kill = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
+    let allow = step(libc::BPF_RET, libc::SECCOMP_RET_ALLOW, 0, 0);
     let mut program = vec![
         load(offset_of!(seccomp_data, instruction_pointer)),
         load(offset_of!(seccomp_data, arch)),
         skip_if(machine, 1, 0),
-        answer(libc::SECCOMP_RET_KILL_PROCESS),
+        kill,
         load(offset_of!(seccomp_data, nr)),
     ];
     for Call(number, condition) in lists.iter().copied().flatten() {
         let number = *number as u32;
         let Some((argument, mask, values)) = condition else {
-            program.extend([skip_if(number, 0, 1), answer(libc::SECCOMP_RET_ALLOW)]);
+            program.extend([skip_if(number, 0, 1), allow]);
             continue;
         };
-        program.extend([
-            // Skips all the rest of this call.
-            skip_if(number, 0, 3 + 2 * values.len() as u8),
-            load(offset_of!(seccomp_data, args) + ARGUMENT * argument),
-            instruction(libc::BPF_ALU | libc::BPF_AND, *mask, 0, 0),
-        ]);
+        // On these machines the low half of an argument comes first.
+        let argument = offset_of!(seccomp_data, args) + argument * size_of::<u64>();
+        let steps = 3 + 2 * values.len() as u8;
+        program.extend([skip_if(number, 0, steps), load(argument), and(mask.cast_unsigned())]);
         for value in *values {
-            program.extend([skip_if(*value, 0, 1), answer(libc::SECCOMP_RET_ALLOW)]);
+            program.extend([skip_if(value.cast_unsigned(), 0, 1), allow]);
         }
-        program.push(answer(libc::SECCOMP_RET_KILL_PROCESS));
+        program.push(kill);
     }
-    program.push(answer(libc::SECCOMP_RET_KILL_PROCESS));
+    program.push(kill);
     program
-}
-
-/// The size of an argument, whose low half comes first on these machines.
-const ARGUMENT: usize = size_of::<u64>();
-
-/// Loads 32 bits of what the kernel tells of the call.
-fn load(offset: usize) -> sock_filter {
-    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset as u32, 0, 0)
-}
-
-/// Skips instructions: so many if the loaded bits are `value`, and so many if not.
-fn skip_if(value: u32, equal: u8, different: u8) -> sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_JEQ, value, equal, different)
-}
-
-/// Ends the program.
-fn answer(answer: u32) -> sock_filter {
-    instruction(libc::BPF_RET, answer, 0, 0)
-}
-
-fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    // The kernel's codes have 16 bits, the C library's constants 32.
-    sock_filter { code: code as u16, jt, jf, k }
 }
 
 #[cfg(test)]
@@ -237,44 +204,25 @@ mod tests {
     const X86: u32 = 0xc000_003e;
     const ARM: u32 = 0xc000_00b7;
 
-    /// Decides on a call as the kernel does.
-    fn decide(program: &[sock_filter], machine: u32, number: u32, arguments: [u32; 6]) -> u32 {
+    /// Whether a program allows a call, decided as the kernel does. Otherwise it kills the process.
+    fn allows(filter: &[sock_filter], machine: u32, call: c_long, arguments: [c_int; 6]) -> bool {
         let (mut at, mut value) = (0, 0);
         loop {
-            let sock_filter { code, jt, jf, k } = program[at];
+            let sock_filter { code, jt, jf, k } = filter[at];
             at += 1;
-            let holds = match u32::from(code) {
-                0x20 => {
-                    // The high half of an argument is not asked for.
-                    value = match k {
-                        0 => number,
-                        4 => machine,
-                        8 => 0x1234,
-                        16..64 if k % 8 == 0 => arguments[(k as usize - 16) / 8],
-                        _ => panic!("a load of {k}"),
-                    };
-                    continue;
+            match (code, k) {
+                (0x20, 0) => value = call.try_into().unwrap(),
+                (0x20, 4) => value = machine,
+                (0x20, 8) => value = 0x1234,
+                // The low half of an argument.
+                (0x20, 16..64) if k % 8 == 0 => {
+                    value = arguments[(k as usize - 16) / 8].cast_unsigned();
                 }
-                0x54 => {
-                    value &= k;
-                    continue;
-                }
-                0x06 => return k,
-                0x15 => value == k,
-                other => panic!("an instruction {other:#x}"),
-            };
-            at += usize::from(if holds { jt } else { jf });
-        }
-    }
-
-    /// Whether a filter for x86 of these lists allows a call.
-    fn allows(lists: &[&[Call]], machine: u32, number: c_long, arguments: [u32; 6]) -> bool {
-        let program = program(lists, X86);
-        match decide(&program, machine, number.try_into().unwrap(), arguments) {
-            libc::SECCOMP_RET_ALLOW => true,
-            other => {
-                assert_eq!(other, libc::SECCOMP_RET_KILL_PROCESS);
-                false
+                (0x54, _) => value &= k,
+                (0x15, _) => at += usize::from(if value == k { jt } else { jf }),
+                (0x06, libc::SECCOMP_RET_ALLOW) => return true,
+                (0x06, libc::SECCOMP_RET_KILL_PROCESS) => return false,
+                other => panic!("an instruction {other:x?}"),
             }
         }
     }
@@ -283,9 +231,10 @@ mod tests {
     fn what_is_listed_is_allowed_and_nothing_else() {
         for listed in [&[1, 2, 3, 5, 8][..], &[0], &[], &[0, 1], &[3, 9, 300, 301]] {
             let calls: Vec<_> = listed.iter().copied().map(any).collect();
-            for number in 0..400 {
-                assert_eq!(allows(&[&calls], X86, number, [0; 6]), listed.contains(&number));
-                assert!(!allows(&[&calls], ARM, number, [0; 6]), "{number} of another machine");
+            let program = program(&[&calls], X86);
+            for call in 0..400 {
+                assert_eq!(allows(&program, X86, call, [0; 6]), listed.contains(&call), "{call}");
+                assert!(!allows(&program, ARM, call, [0; 6]), "{call} of another machine");
             }
         }
     }
@@ -293,7 +242,8 @@ mod tests {
     #[test]
     fn an_argument_is_one_of_the_values_or_has_none_of_the_bits() {
         let calls = [any(4), one_of(5, 1, &[3, 7]), without(6, 2, 0x84), any(7)];
-        let allows = |number, arguments| allows(&[&calls], X86, number, arguments);
+        let program = program(&[&calls], X86);
+        let allows = |call, arguments| allows(&program, X86, call, arguments);
         for value in 0..256 {
             assert!(allows(4, [value; 6]) && allows(7, [value; 6]));
             assert_eq!(allows(5, [0, value, 0, 0, 0, 0]), [3, 7].contains(&value));
@@ -305,34 +255,24 @@ mod tests {
     fn the_filters_in_use_leave_what_is_listed() {
         for Filter(lists) in [OUTSIDE, CHECK, INSIDE] {
             let program = program(lists, X86);
-            let decide = |number: c_long, value| {
-                decide(&program, X86, number.try_into().unwrap(), [value; 6])
-            };
+            let allows = |call, value| allows(&program, X86, call, [value; 6]);
             let calls: Vec<_> = lists.iter().copied().flatten().collect();
             let numbers: HashSet<_> = calls.iter().map(|call| call.0).collect();
             assert_eq!(numbers.len(), calls.len(), "a call is listed twice");
             for Call(number, condition) in calls {
                 let (_, mask, values) = condition.unwrap_or((0, 0, &[0]));
-                for value in values {
-                    assert_eq!(decide(*number, *value), libc::SECCOMP_RET_ALLOW, "{number}");
-                }
-                for bit in (0..32).map(|bit| 1 << bit).filter(|bit| mask & bit != 0) {
-                    let listed = values.contains(&(values[0] ^ bit));
-                    let allowed = decide(*number, values[0] ^ bit) == libc::SECCOMP_RET_ALLOW;
-                    assert_eq!(allowed, listed, "{number} {bit:#x}");
+                let bits = (0..32).map(|bit| 1 << bit).filter(|bit| mask & bit != 0);
+                for value in bits.map(|bit| values[0] ^ bit).chain(values.iter().copied()) {
+                    let listed = values.contains(&value);
+                    assert_eq!(allows(*number, value), listed, "{number} {value:#x}");
                 }
             }
             for number in (0..600).filter(|number| !numbers.contains(number)) {
-                assert_eq!(decide(number, 0), libc::SECCOMP_RET_KILL_PROCESS, "{number}");
+                assert!(!allows(number, 0), "{number}");
             }
-        }
-    }
-
-    #[test]
-    fn the_kernel_does_not_look_for_constant_answers() {
-        for Filter(lists) in [OUTSIDE, CHECK, INSIDE] {
-            let first = &program(lists, X86)[0];
-            assert!(first.code == 0x20 && ![0, 4].contains(&first.k), "{first:?}");
+            // The kernel gives up to look for constant answers: this loads neither number nor
+            // machine.
+            assert!(program[0].code == 0x20 && ![0, 4].contains(&program[0].k));
         }
     }
 }

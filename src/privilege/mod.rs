@@ -1,5 +1,5 @@
-//! What the process may do: it becomes the caller, raises a capability for one request at a time, and
-//! leaves itself few system calls.
+//! What the process may do: it becomes the caller, raises a capability for one request at a time,
+//! and leaves itself few system calls.
 
 use std::fmt::Display;
 

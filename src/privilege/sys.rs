@@ -12,8 +12,8 @@ use nix::unistd::ForkResult;
 
 /// Makes `$story` (a `fn() -> i32`) the program's `main`, called by the C library's start code.
 ///
-/// This leaves out the standard library's own start code. It would open files and set signal handlers
-/// before the program's first act, with every privilege.
+/// This leaves out the standard library's own start code. It would open files and set signal
+/// handlers before the program's first act, with every privilege.
 #[macro_export]
 macro_rules! entry_point {
     ($story:path) => {
@@ -30,9 +30,10 @@ macro_rules! entry_point {
     };
 }
 
-/// Sets every signal to its default action and unblocks all, as a process inherits ignored signals and
-/// the mask (`signal(7)`). SIGPIPE and SIGXFSZ are ignored: to write into a closed pipe or past a limit
-/// is an error then, and not a death. The real-time signals stay as they are: none means anything here.
+/// Sets every signal to its default action and unblocks all, as a process inherits ignored signals
+/// and the mask (`signal(7)`). SIGPIPE and SIGXFSZ are ignored: to write into a closed pipe or past
+/// a limit is an error then, and not a death. The real-time signals stay as they are: none means
+/// anything here.
 pub fn reset_signals() {
     for number in 1..=libc::SIGSYS {
         let action = match number {
@@ -47,15 +48,16 @@ pub fn reset_signals() {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
-/// Opens `/dev/null` for each of the three standard descriptors that is closed, so that no file opened
-/// later is taken for standard output. It opens them the wrong way round, so that to use one is an error
-/// (as `csu/check_fds.c` of the GNU C library does for setuid programs).
+/// Opens `/dev/null` for each of the three standard descriptors that is closed, so that no file
+/// opened later is taken for standard output. It opens them the wrong way round, so that to use one
+/// is an error (as `csu/check_fds.c` of the GNU C library does for setuid programs).
 pub fn open_standard_descriptors() -> nix::Result<()> {
     for (descriptor, mode) in [(0, OFlag::O_WRONLY), (1, OFlag::O_RDONLY), (2, OFlag::O_RDONLY)] {
         // SAFETY: asks for the flags of a number; nothing is dereferenced.
         let closed = unsafe { libc::fcntl(descriptor, libc::F_GETFD) } == -1;
         if closed {
-            // The kernel gives the lowest free number. That is `descriptor`, as all below it are open.
+            // The kernel gives the lowest free number. That is `descriptor`, as all below it are
+            // open.
             let file = open(c"/dev/null", mode | OFlag::O_NOFOLLOW, Mode::empty())?;
             let _ = file.into_raw_fd();
         }
@@ -75,8 +77,8 @@ pub fn clear_environment() {
     unsafe { libc::clearenv() };
 }
 
-/// Has `program` decide on each system call that this process makes from now on (`seccomp(2)`, by its
-/// older name). The process must have `no_new_privs`.
+/// Has `program` decide on each system call that this process makes from now on (`seccomp(2)`, by
+/// its older name). The process must have `no_new_privs`.
 pub fn set_filter(program: &[libc::sock_filter]) -> nix::Result<()> {
     let len = libc::c_ushort::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
@@ -92,12 +94,6 @@ pub fn fork() -> nix::Result<ForkResult> {
     unsafe { nix::unistd::fork() }
 }
 
-/// Ends the process at once, without what is registered for its end.
-pub fn exit_now(status: i32) -> ! {
-    // SAFETY: `_exit` has no precondition.
-    unsafe { libc::_exit(status) }
-}
-
 /// A descriptor of the process `pid` (`pidfd_open(2)`, Linux 5.3). It means this process even after
 /// another one gets the number.
 pub fn pidfd_open(pid: i32) -> nix::Result<OwnedFd> {
@@ -108,8 +104,8 @@ pub fn pidfd_open(pid: i32) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// The user namespace that owns the namespace `ns` (`NS_GET_USERNS`, `ioctl_nsfs(2)`). EPERM means that
-/// it is neither this process's own nor below it.
+/// The user namespace that owns the namespace `ns` (`NS_GET_USERNS`, `ioctl_nsfs(2)`). EPERM means
+/// that it is neither this process's own nor below it.
 pub fn owning_user_namespace(ns: impl AsFd) -> nix::Result<OwnedFd> {
     let ns = ns.as_fd().as_raw_fd();
     // SAFETY: this request has no argument.
@@ -136,8 +132,8 @@ pub fn interface_exists(socket: impl AsFd, index: u32) -> nix::Result<bool> {
 /// Whether an interface with the name or the alternative name `name` exists, in the network
 /// namespace that `socket` was opened in (`SIOCGIFINDEX`, `netdevice(7)`).
 ///
-/// Neither CAP_NET_ADMIN nor CAP_SYS_MODULE may be in effect: with one of them the kernel loads a module for a
-/// name that it does not know (`dev_load`, `net/core/dev_ioctl.c`).
+/// Neither CAP_NET_ADMIN nor CAP_SYS_MODULE may be in effect: with one of them the kernel loads a
+/// module for a name that it does not know (`dev_load`, `net/core/dev_ioctl.c`).
 pub fn interface_name_exists(socket: impl AsFd, name: &str) -> nix::Result<bool> {
     let mut request = empty_ifreq();
     // The last byte stays zero.

@@ -1,12 +1,12 @@
-//! The audit trail: a line in the system's log for each attach and delete, and for each request that is
-//! refused or fails (`syslog(3)`, facility `authpriv`).
+//! The audit trail: a line in the system's log for each attach and delete, and for each request
+//! that is refused or fails (`syslog(3)`, facility `authpriv`).
 //!
-//! A caller can end the run at any instruction. So a line comes *before* the act that it is about. If
-//! the act fails after all, a second line tells. A line is lost if no program listens at `/dev/log`, or if
-//! it reads too slowly: no run waits for it.
+//! A caller can end the run at any instruction. So a line comes *before* the act that it is about.
+//! If the act fails after all, a second line tells. A line is lost if no program listens at
+//! `/dev/log`, or if it reads too slowly: no run waits for it.
 //!
-//! Every program that may send to `/dev/log` can write such lines. But the kernel tells the log who sends,
-//! and that is the caller, as this process is the caller's.
+//! Every program that may send to `/dev/log` can write such lines. But the kernel tells the log who
+//! sends, and that is the caller, as this process is the caller's.
 
 use std::cell::OnceCell;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -30,8 +30,8 @@ const LOG: &str = "/dev/log";
 const NOTICE: u8 = 10 << 3 | 5;
 const INFO: u8 = 10 << 3 | 6;
 
-/// The longest line, in bytes, that every log takes (RFC 3164, 4.1), the longest word of the caller in
-/// it, and the longest reason.
+/// The longest line, in bytes, that every log takes (RFC 3164, 4.1), the longest word of the caller
+/// in it, and the longest reason.
 const LONGEST_LINE: usize = 1024;
 const LONGEST_WORD: usize = 128;
 const LONGEST_REASON: usize = 300;
@@ -45,14 +45,8 @@ pub struct Trail<'a> {
     action: &'static str,
     uid: u32,
     of: Option<(&'a Which, &'a Attach)>,
-    log: OnceCell<Option<Log>>,
-}
-
-/// The system's log, and the words that each line has.
-#[derive(Debug)]
-struct Log {
-    socket: OwnedFd,
-    about: String,
+    /// The system's log, if one listens, and the words that each line has.
+    log: OnceCell<Option<(OwnedFd, String)>>,
 }
 
 impl<'a> Trail<'a> {
@@ -61,14 +55,14 @@ impl<'a> Trail<'a> {
         Trail { action, uid, of, log: OnceCell::new() }
     }
 
-    /// Connects to the log. A run calls this while it has time, and before it opens what it needs: a
-    /// limit on files that keeps the log away then ends the run too.
+    /// Connects to the log. A run calls this while it has time, and before it opens what it needs:
+    /// a limit on files that keeps the log away then ends the run too.
     pub fn open(&self) {
         let _ = self.log();
     }
 
-    /// Tells what is about to happen. A run calls this before the veth pair lets anything through, or
-    /// is taken away.
+    /// Tells what is about to happen. A run calls this before the veth pair lets anything through,
+    /// or is taken away.
     pub fn begins(&self, lease: &Lease) {
         let details = format!(" link={} address={}", lease.host_end, lease.address);
         self.write(self.action, &details, self.ports(), "");
@@ -81,8 +75,8 @@ impl<'a> Trail<'a> {
         }
     }
 
-    /// Tells why the request was refused, or failed. A run calls this with every outcome, and gets it
-    /// back.
+    /// Tells why the request was refused, or failed. A run calls this with every outcome, and gets
+    /// it back.
     pub fn ends<T>(&self, outcome: Result<T>) -> Result<T> {
         let (how, why) = match &outcome {
             Ok(_) => return outcome,
@@ -102,9 +96,8 @@ impl<'a> Trail<'a> {
         self.of.map(|(_, request)| request.publish.as_slice()).unwrap_or_default()
     }
 
-    fn log(&self) -> Option<&Log> {
-        let open = || Some(Log { socket: connected().ok()?, about: self.about() });
-        self.log.get_or_init(open).as_ref()
+    fn log(&self) -> Option<&(OwnedFd, String)> {
+        self.log.get_or_init(|| Some((connected().ok()?, self.about()))).as_ref()
     }
 
     /// The user, and the container and its interface.
@@ -123,13 +116,13 @@ impl<'a> Trail<'a> {
 
     /// Sends a line to the log, if it takes one at once.
     fn write(&self, what: &str, details: &str, ports: &[Mapping], reason: &str) {
-        let Some(Log { socket, about }) = self.log() else { return };
+        let Some((log, about)) = self.log() else { return };
         let priority = if reason.is_empty() { INFO } else { NOTICE };
         // The log adds the time (RFC 3164, 4.3): this run does not know the time zone.
         let start = format!("<{priority}>netsetgo[{}]: {what}{about}{details}", getpid());
         let room = LONGEST_LINE.saturating_sub(start.len() + reason.len());
         let line = start + &listed(ports, room) + reason;
-        let _ = send(socket.as_raw_fd(), line.as_bytes(), MsgFlags::MSG_DONTWAIT);
+        let _ = send(log.as_raw_fd(), line.as_bytes(), MsgFlags::MSG_DONTWAIT);
     }
 }
 

@@ -17,7 +17,8 @@ pub struct CniResult {
     ips: Vec<Ip>,
     routes: Vec<Route>,
     dns: Dns,
-    /// The published ports. The form is that of CNI's conventions; the specification has no such field.
+    /// The published ports. The form is that of CNI's conventions; the specification has no such
+    /// field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     port_mappings: Vec<Mapping>,
 }
@@ -45,8 +46,8 @@ struct Route {
 }
 
 impl CniResult {
-    /// The result for the namespace at the path `sandbox`. `address` is the container's; the Ethernet
-    /// addresses of both ends of the veth pair follow from it.
+    /// The result for the namespace at the path `sandbox`. `address` is the container's; the
+    /// Ethernet addresses of both ends of the veth pair follow from it.
     #[allow(clippy::too_many_arguments, reason = "the parts of a result, each named once")]
     pub fn new(
         bridge: (&IfName, Mac),

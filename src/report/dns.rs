@@ -34,8 +34,8 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// What the policy says, or else what the host itself uses, as far as a container can reach it. A
-    /// container reaches no server on the host's loopback, and none over IPv6.
+    /// What the policy says, or else what the host itself uses, as far as a container can reach it.
+    /// A container reaches no server on the host's loopback, and none over IPv6.
     pub fn of(grant: &Grant) -> Result<Dns> {
         if let Some(nameservers) = &grant.dns {
             return Ok(Dns { nameservers: nameservers.clone(), ..Dns::default() });

@@ -80,8 +80,8 @@ fn say(text: &str) {
 
 /// The text as one line that does nothing to a terminal.
 pub fn line(text: &str) -> String {
-    // A character that Rust escapes does more to a terminal than to be shown: it ends the line, moves the
-    // cursor, or changes the direction of writing.
+    // A character that Rust escapes does more to a terminal than to be shown: it ends the line,
+    // moves the cursor, or changes the direction of writing.
     let shown = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
     let text: String = text.chars().map(|c| if shown(c) { c } else { ' ' }).collect();
     format!("netsetgo: {text}\n")
