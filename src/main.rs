@@ -34,7 +34,7 @@ fn run() -> Result<()> {
     match request {
         Request::Help => report::print(&cli::help()),
         Request::Version => report::print(cli::version()),
-        Request::Attach(which, request) => report::warned(attach(&mut caller, &which, &request)),
+        Request::Attach(which, request) => attach(&mut caller, &which, &request),
         Request::Hook(request) => hook(&mut caller, request),
         Request::Delete(which, request) => delete(&mut caller, &which, &request),
         Request::List { json } => list(&mut caller, json),

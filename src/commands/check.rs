@@ -175,7 +175,7 @@ fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
     if !grant.nat {
         findings.add(Level::Warn, "way out: nat = false in the policy, so containers have none");
     }
-    findings.note("firewall", firewall::look(&mut host, grant), |state| (*state).to_owned());
+    findings.note("firewall", firewall::describe(&mut host, grant), |state| (*state).to_owned());
     if !grant.nat {
         return;
     }

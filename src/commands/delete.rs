@@ -41,6 +41,7 @@ fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Tr
         container_end: &request.container_end,
         mtu: grant.mtu,
         address: None,
+        publishes: false,
         deadline,
     };
     match take_out(&mut host, &wanted, end, &mut inside, trail) {
@@ -57,7 +58,7 @@ fn take_out(
     inside: &mut Inside,
     trail: &Trail,
 ) -> Result<()> {
-    let lease = lease::find(host, wanted, end)?;
+    let lease = lease::find_with_bridge(host, wanted, end)?.0;
     trail.begins(&lease);
     publish::withdraw(host, &lease, wanted.target)?;
     caller::give_up_all()?;

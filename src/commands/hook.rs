@@ -10,7 +10,6 @@ use crate::kernel::link::{self, Kind, Link};
 use crate::kernel::netlink::Netlink;
 use crate::network::lease::{NAP, owner_of};
 use crate::privilege::caller::Caller;
-use crate::report;
 use crate::report::error::{Failed, Result};
 use crate::request::cli::{Attach, Which};
 use crate::request::hook_state::State;
@@ -23,7 +22,7 @@ pub fn hook(caller: &mut Caller, mut request: Attach) -> Result<()> {
     match state.process()? {
         Some(pid) => {
             state.complete(&mut request)?;
-            report::warned(attach(caller, &Which::Pid(pid), &request))
+            attach(caller, &Which::Pid(pid), &request)
         }
         None => {
             see_off(caller, &state.name(), request.wait)?;

@@ -6,7 +6,8 @@ use std::fmt;
 
 use nix::libc::{RT_TABLE_MAIN, RTA_OIF};
 
-use super::{NAME, failed, padded};
+use super::NAME;
+use super::elements::padded;
 use crate::kernel::link::By;
 use crate::kernel::netlink::attributes;
 use crate::kernel::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain, SeenRule};
@@ -36,7 +37,7 @@ pub fn way_out(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<Op
         return Ok(None);
     }
     let packet = first_packet(grant, bridge, default_route(host)?);
-    host.ruleset(|ruleset| {
+    host.ruleset("reading the other tables", |ruleset| {
         for chain in ruleset.base_chains()? {
             let SeenChain { table, name, .. } = &chain;
             let family = match chain.family {
@@ -60,8 +61,7 @@ pub fn way_out(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<Op
             }
         }
         Ok(None)
-    })?
-    .map_err(failed("reading the other tables"))
+    })
 }
 
 impl fmt::Display for Blocked {

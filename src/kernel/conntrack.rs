@@ -6,6 +6,7 @@
 //! nothing of anybody else's. To read them takes the kernel a walk over its whole table, some
 //! milliseconds, so this is done for published UDP ports only.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
@@ -39,9 +40,21 @@ const FILTER_REPLY_FLAGS: u16 = 2;
 const BY_PROTO_NUM: u32 = 1 << 3;
 const BY_DST_PORT: u32 = 1 << 5;
 
-/// Flows, each with what means it for ever: of an answer, the tuple and the id.
-#[derive(Debug)]
-pub struct Flows(Vec<NetfilterMessage>);
+/// Flows, each with the address of the container that it belongs to, and the request that deletes it.
+/// The request names its tuple and its id, which no other flow ever has.
+#[derive(Debug, Default)]
+pub struct Flows(Vec<(Ipv4Addr, NetfilterMessage)>);
+
+impl Flows {
+    /// The flows of each container.
+    pub fn by_container(self) -> BTreeMap<Ipv4Addr, Flows> {
+        let mut all = BTreeMap::<_, Flows>::new();
+        for (ip, request) in self.0 {
+            all.entry(ip).or_default().0.push((ip, request));
+        }
+        all
+    }
+}
 
 /// What of the host decides which flows a published port would have got.
 #[derive(Debug)]
@@ -80,7 +93,22 @@ pub fn leading_elsewhere(
             && own.addresses.iter().any(|range| range.contains(sent_to.0))
             && mapping.host_ip.is_none_or(|ip| ip == sent_to.0)
     };
-    Ok(Flows(flows.iter().filter(is_one).filter_map(deletion).collect()))
+    Ok(Flows(flows.iter().filter(is_one).filter_map(|flow| Some((ip, deletion(flow)?))).collect()))
+}
+
+/// The flows of containers whose address `is_meant` says is meant: those that the container began, and
+/// those that lead to it.
+pub fn of_containers(
+    netlink: &mut Netlink,
+    is_meant: impl Fn(Ipv4Addr) -> bool,
+) -> Result<Flows, Error> {
+    let flows: Vec<Answer<4>> = netlink.ask_all(message(GET, Vec::new()))?;
+    let container = |flow: &Answer<4>| {
+        let source = |tuple| address(flow.get(tuple)?, IP_V4_SRC);
+        [TUPLE_ORIGINAL, TUPLE_REPLY].into_iter().filter_map(source).find(|ip| is_meant(*ip))
+    };
+    let flow = |flow: &Answer<4>| Some((container(flow)?, deletion(flow)?));
+    Ok(Flows(flows.iter().filter_map(flow).collect()))
 }
 
 /// Has the kernel forget these flows, and no other that may be like one of them by now.
@@ -88,7 +116,7 @@ pub fn leading_elsewhere(
 /// # Errors
 /// [`Error`].
 pub fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
-    for request in flows.0 {
+    for (_, request) in flows.0 {
         match netlink.change((request, 0)) {
             // It has ended by itself.
             Err(error) if error.is(Errno::ENOENT) => {}
@@ -126,11 +154,17 @@ fn message(message_type: u8, attributes: Vec<DefaultNla>) -> NetfilterMessage {
 }
 
 /// One end of a flow as a tuple has it: the address and the port of these kinds.
-fn end(tuple: &[u8], address: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
+fn end(tuple: &[u8], ip: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
+    let port = nested_value(tuple, TUPLE_PROTO, port)?;
+    Some((address(tuple, ip)?, u16::from_be_bytes(*port.first_chunk()?)))
+}
+
+fn address(tuple: &[u8], kind: u16) -> Option<Ipv4Addr> {
+    nested_value(tuple, TUPLE_IP, kind)?.first_chunk().copied().map(Ipv4Addr::from)
+}
+
+fn nested_value(bytes: &[u8], outer: u16, inner: u16) -> Option<Vec<u8>> {
     let of = |bytes: &[u8], kind| attributes(bytes).into_iter().find(|(own, _)| *own == kind);
-    let (_, addresses) = of(tuple, TUPLE_IP)?;
-    let (_, protocol) = of(tuple, TUPLE_PROTO)?;
-    let (_, address) = of(&addresses, address)?;
-    let (_, port) = of(&protocol, port)?;
-    Some((Ipv4Addr::from(*address.first_chunk()?), u16::from_be_bytes(*port.first_chunk()?)))
+    let (_, nest) = of(bytes, outer)?;
+    of(&nest, inner).map(|(_, value)| value)
 }

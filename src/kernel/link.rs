@@ -165,20 +165,6 @@ pub fn set_group_up(group: u32) -> Result<Change, Error> {
     Ok((RouteNetlinkMessage::NewLink(up(of_group(group)?)), 0))
 }
 
-/// The request to set every interface of a group down.
-pub fn set_group_down(group: u32) -> Result<Change, Error> {
-    let mut message = of_group(group)?;
-    message.header.change_mask = LinkFlags::Up;
-    Ok((RouteNetlinkMessage::NewLink(message), 0))
-}
-
-/// The request to change every interface of a group.
-pub fn change_group(group: u32, attributes: Vec<LinkAttribute>) -> Result<Change, Error> {
-    let mut message = of_group(group)?;
-    message.attributes.extend(attributes);
-    Ok((RouteNetlinkMessage::NewLink(message), 0))
-}
-
 fn up(mut message: LinkMessage) -> LinkMessage {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;

@@ -7,7 +7,6 @@ use netlink_packet_route::link::{
 };
 use nix::errno::Errno;
 
-use super::lease::Lease;
 use super::{Host, overlap};
 use crate::kernel::link::{self, By, Kind, Link};
 use crate::kernel::netlink::Netlink;
@@ -113,9 +112,9 @@ fn create(host: &mut Host, grant: &Grant) -> Result<()> {
     ];
     attributes.extend(settings(grant));
     let bridge = link::message(0, attributes);
-    match host.privileged(|netlink| link::create(netlink, bridge))? {
+    match host.change("creating the bridge", |netlink| link::create(netlink, bridge)) {
         Err(error) if error.is(Errno::EEXIST) => Ok(()),
-        done => Ok(done.map_err(Failed::netlink("creating the bridge"))?),
+        done => done,
     }
 }
 
@@ -151,12 +150,11 @@ fn complete(host: &mut Host, grant: &Grant, link: &Link, addressed: bool) -> Res
     }
     if !addressed {
         let address = route::address(link.index, grant.address);
-        host.privileged(|netlink| netlink.change(address))?
-            .map_err(Failed::netlink("adding the bridge's address"))?;
+        host.change("adding the bridge's address", |netlink| netlink.change(address))?;
     }
     // Up last: it says that everything before is done.
-    host.privileged(|netlink| netlink.change(link::set_up(link.index)))?
-        .map_err(Failed::netlink("setting the bridge up"))
+    let up = link::set_up(link.index);
+    host.change("setting the bridge up", |netlink| netlink.change(up))
 }
 
 /// Configures the bridge while it is down; some settings cannot be made at its creation.
@@ -164,35 +162,13 @@ fn configure(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
     let bridge = By::Index(link.index);
     let mtu = link::change(bridge, vec![LinkAttribute::Mtu(grant.mtu)]);
     // First: with an MTU below IPv6's the kernel has no IPv6 settings of the bridge.
-    host.privileged(|netlink| netlink.change(mtu))?
-        .map_err(Failed::netlink("setting the bridge's MTU"))?;
-    let has_ipv6 = host
-        .privileged(|netlink| link::change_without_ipv6(netlink, bridge, &settings(grant), &[]))?
-        .map_err(Failed::netlink("setting the bridge up"))?;
-    if has_ipv6 { refuse_router_advertisements(host, &link.name) } else { Ok(()) }
-}
-
-/// A forged router advertisement from a container would take the host's default route.
-fn refuse_router_advertisements(host: &mut Host, bridge: &str) -> Result<()> {
-    let path = format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra");
-    Ok(host.set_switch(&path, "0")?.map_err(|error| Failed::File(path.into(), error))?)
-}
-
-/// Makes `lease`, whose own bridge is gone, a port of this one: a closed one, like one that was just
-/// made, by its group and with the bridge's MTU for the same reasons. Whoever deletes a bridge leaves
-/// its ports open, so this one is closed first, in a message of its own: one that fails keeps none that
-/// comes with it from being carried out.
-///
-/// # Errors
-/// [`Failed::BridgeFull`], [`Failed::Netlink`].
-pub fn put_back(host: &mut Host, lease: &Lease, bridge: &Link) -> Result<()> {
-    host.privileged(|netlink| {
-        netlink.change(link::set_group_down(lease.group)?)?;
-        let join = vec![LinkAttribute::Mtu(bridge.mtu), LinkAttribute::Controller(bridge.index)];
-        netlink.change(link::change_group(lease.group, join)?)
-    })?
-    .map_err(|error| match bridge.name.parse() {
-        Ok(name) if error.is(Errno::EXFULL) => Failed::BridgeFull(name).into(),
-        _ => Failed::Netlink("putting the wire back to the bridge", error).into(),
-    })
+    host.change("setting the bridge's MTU", |netlink| netlink.change(mtu))?;
+    let has_ipv6 = host.change("configuring the bridge", |netlink| {
+        link::change_without_ipv6(netlink, bridge, &settings(grant), &[])
+    })?;
+    if has_ipv6 {
+        // A forged router advertisement from a container would take the host's default route.
+        host.set_switch(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name), "0")?;
+    }
+    Ok(())
 }

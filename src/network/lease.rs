@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use nix::errno::Errno;
 
-use super::Host;
 use super::pool::{Pool, lowest_free};
+use super::{Host, owner};
 use crate::inside::{End, Inside};
 use crate::kernel::link::{self, By, Kind, Link, Namespace};
+use crate::publish;
 use crate::report::error::{Error, Failed, Refused, Result};
 use crate::request::address::{Cidr, IfName, Mac};
 use crate::request::policy::Grant;
@@ -72,24 +73,31 @@ pub fn is_of_a_lease(link: &Link) -> bool {
     link.kind == Some(Kind::Veth) && link.group & GROUP_MARK != 0
 }
 
-/// A lease that is held: both ends of the wire exist.
+/// A lease that is held: both ends of the veth pair exist.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
     /// The container's address, with the subnet's prefix length.
     pub address: Cidr,
-    /// The index of the host's end.
+    /// The index of the host end.
     pub index: u32,
-    /// The name of the host's end.
+    /// The name of the host end.
     pub host_end: IfName,
-    /// The group of the host's end: a number that no other link has. An index can be another's by now,
-    /// and a name another link's of the same user; this means one link for ever.
+    /// The group of the host end: a number that no other link has. The index can be another link's by
+    /// now, and the name another link's of the same user. The group means this link only.
     pub group: u32,
-    /// Whether it was taken by this run, and not found.
-    pub new: bool,
-    /// Whether its port of the bridge is open, or was when there was a bridge.
-    pub open: bool,
-    /// Whether it is at no bridge, as somebody has deleted that, or taken it out.
-    pub astray: bool,
+    /// How far its bridge port is.
+    pub port: Port,
+}
+
+/// How far the bridge port of a lease is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// This run has made it: it is closed.
+    New,
+    /// Another run has made it, and not opened it yet. Perhaps that run was killed.
+    Closed,
+    /// Frames pass.
+    Open,
 }
 
 /// What is asked for.
@@ -98,64 +106,71 @@ pub struct Wanted<'a> {
     pub uid: u32,
     /// The network, and the quota.
     pub grant: &'a Grant,
-    /// The target, whose namespace the container's end is born in.
+    /// The target: the container end is born in its namespace.
     pub target: &'a Target,
-    /// The name of the host's end, if not the first free slot's.
+    /// The name of the host end, if not the first free slot's.
     pub host_end: Option<&'a IfName>,
-    /// The name of the container's end.
+    /// The name of the container end.
     pub container_end: &'a IfName,
-    /// The MTU of the container's end, in bytes.
+    /// The MTU of the container end, in bytes.
     pub mtu: u32,
     /// The address, if not the lowest free one.
     pub address: Option<Ipv4Addr>,
+    /// Whether ports are to be published.
+    pub publishes: bool,
     /// Until when to wait for a lease that is dying.
     pub deadline: Instant,
 }
 
-impl Wanted<'_> {
-    fn cidr(&self, ip: Ipv4Addr) -> Cidr {
-        Cidr { ip, prefix: self.grant.address.prefix }
+/// The lease that the target has already, if the interface `end` inside is the container end of one. The
+/// host's view decides that; the inside says only where to look.
+///
+/// [`Failed::NameInside`] if the interface is something else, [`Failed::AttachedAlready`] if it has
+/// another address than the one wanted, [`Failed::BridgeDeleted`].
+pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
+    let (lease, bridge) = find_with_bridge(host, wanted, end)?;
+    if bridge.is_none() {
+        return Err(Failed::BridgeDeleted(wanted.grant.bridge.clone()).into());
+    }
+    match wanted.address.is_some_and(|asked| asked != lease.address.ip) {
+        true => Err(Failed::AttachedAlready(wanted.container_end.clone(), lease.address).into()),
+        false => Ok(lease),
     }
 }
 
-/// The lease that the target has already, if the interface `end` inside is the container's end of
-/// one. That is decided by what the host knows of it: the inside says only where to look.
-///
-/// # Errors
-/// [`Failed::NameInside`] when the interface is something else, and [`Failed::AttachedAlready`]
-/// when it has another address than the one wanted.
-pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
+/// The same, with the index of the bridge. `None`: the bridge was deleted.
+pub fn find_with_bridge(
+    host: &mut Host,
+    wanted: &Wanted,
+    end: End,
+) -> Result<(Lease, Option<u32>)> {
     let foreign = || Error::from(Failed::NameInside(wanted.container_end.clone()));
     let index = end.peer.ok_or_else(foreign)?;
     let address = address_of(index, wanted.grant.address).ok_or_else(foreign)?;
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
-    // The bridge as it is now: another run for the same container may just have made it.
-    let bridge = host.link(By::Name(&wanted.grant.bridge))?.map(|bridge| bridge.index);
-    let elsewhere = match link.master.filter(|master| Some(*master) != bridge) {
-        // It may also have been deleted since.
-        Some(other) => host.link(By::Index(other))?.is_some(),
-        None => false,
-    };
     let of_the_caller = wanted.uid == 0 || owner_of(&link.name) == Some(wanted.uid);
     let to_the_target = link.peer == Some(end.index)
         && link.peer_namespace.is_some()
         && link.peer_namespace == namespace_id(host, wanted.target)?;
-    if !of_the_caller || !to_the_target || !is_of_a_lease(&link) || elsewhere {
+    // The bridge as it is now: another run for the same container may just have made it.
+    let bridge = host.link(By::Name(&wanted.grant.bridge))?.map(|bridge| bridge.index);
+    let master = match link.master {
+        // It may also have been deleted since.
+        Some(other) if Some(other) != bridge && host.link(By::Index(other))?.is_some() => {
+            return Err(foreign());
+        }
+        master => master.filter(|master| Some(*master) == bridge),
+    };
+    if !of_the_caller || !to_the_target || !is_of_a_lease(&link) {
         return Err(foreign());
     }
-    if wanted.address.is_some_and(|asked| asked != address.ip) {
-        return Err(Failed::AttachedAlready(wanted.container_end.clone(), address).into());
-    }
     let host_end = link.name.parse().map_err(|_| foreign())?;
-    let (open, astray) = (link.up, link.master.is_none_or(|master| Some(master) != bridge));
-    Ok(Lease { address, index, host_end, group: link.group, new: false, open, astray })
+    let port = if link.up { Port::Open } else { Port::Closed };
+    Ok((Lease { address, index, host_end, group: link.group, port }, master))
 }
 
-/// The link of `lease`, if it is still the target's: a wire can be taken out from inside, and its
+/// The link of `lease`, if it is still the target's: a veth pair can be removed from inside, and its
 /// address be leased again.
-///
-/// # Errors
-/// [`Failed::Netlink`].
 pub fn held(host: &mut Host, lease: &Lease, target: &Target) -> Result<Option<Link>> {
     let Some(link) = host.link(By::Index(lease.index))? else { return Ok(None) };
     let still = link.name == lease.host_end.as_str()
@@ -166,9 +181,6 @@ pub fn held(host: &mut Host, lease: &Lease, target: &Target) -> Result<Option<Li
 }
 
 /// Whether `lease` is still the target's.
-///
-/// # Errors
-/// [`Failed::Netlink`].
 pub fn is_held(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> {
     held(host, lease, target).map(|link| link.is_some())
 }
@@ -179,84 +191,75 @@ fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
         .map_err(Failed::netlink("reading the id of the container's namespace"))
 }
 
-/// What stands in the way of a lease at the moment.
-enum Taken {
-    /// The name asked for, of the host's end.
-    Name(IfName),
-    /// The address asked for.
-    Address(Ipv4Addr),
-    /// Every address of the subnet.
-    Subnet,
-    /// Every slot of the caller's.
-    Quota,
-}
-
-/// A free address and a free name of the host's end; somebody else may be faster.
+/// A free address and a free name of the host end. Another run may be faster.
 #[derive(Debug)]
 pub struct Choice {
     ip: Ipv4Addr,
     host_end: IfName,
 }
 
-/// Finds what a lease can be taken of, without changing anything; waits until the deadline for one
-/// that is dying.
+/// Chooses what a lease can be taken of, and changes nothing. Waits until the deadline for one that is
+/// dying.
 ///
-/// # Errors
-/// [`Failed::Leased`], [`Failed::SubnetFull`], [`Refused::Quota`], [`Failed::HostName`].
+/// [`Failed::Leased`], [`Failed::SubnetFull`], [`Refused::Quota`] or [`Failed::HostName`] says what stays
+/// taken.
 pub fn choose(host: &mut Host, wanted: &Wanted) -> Result<Choice> {
     loop {
-        let taken = match try_choose(host, wanted)? {
-            Ok(choice) => return Ok(choice),
-            Err(taken) => taken,
+        let taken = match (free_name(host, wanted)?, free_address(host, wanted)?) {
+            (Ok(host_end), Ok(ip)) => return Ok(Choice { ip, host_end }),
+            (Err(taken), _) | (_, Err(taken)) => taken,
         };
         let left = wanted.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(match taken {
-                Taken::Name(name) => Failed::HostName(name).into(),
-                Taken::Address(ip) => Failed::Leased(ip).into(),
-                Taken::Subnet => Failed::SubnetFull(wanted.grant.address).into(),
-                Taken::Quota => Refused::Quota(wanted.grant.links, wanted.uid).into(),
-            });
+            return Err(taken);
         }
         wanted.target.sleep(NAP.min(left))?;
     }
 }
 
-fn try_choose(host: &Host, wanted: &Wanted) -> Result<Result<Choice, Taken>> {
-    let host_end = match wanted.host_end {
-        Some(name) if host.has_name(name)? => return Ok(Err(Taken::Name(name.clone()))),
-        Some(name) => name.clone(),
-        None => {
-            let slot = lowest_free(wanted.grant.links, |slot| {
-                host.has_name(&slot_name(wanted.uid, slot))
-            })?;
-            let Some(slot) = slot else {
-                return Ok(Err(Taken::Quota));
-            };
-            slot_name(wanted.uid, slot)
-        }
-    };
-    let leased = |ip| host.has_index(index_of(ip));
-    let ip = match wanted.address {
-        Some(ip) if leased(ip)? => return Ok(Err(Taken::Address(ip))),
-        Some(ip) => ip,
-        None => {
-            let pool = Pool::of(wanted.grant.address);
-            let position = lowest_free(pool.len(), |position| leased(pool.nth(position)))?;
-            let Some(position) = position else {
-                return Ok(Err(Taken::Subnet));
-            };
-            pool.nth(position)
-        }
-    };
-    Ok(Ok(Choice { ip, host_end }))
+/// A free name of the host end, or the error if there stays none.
+fn free_name(host: &Host, wanted: &Wanted) -> Result<Result<IfName, Error>> {
+    if let Some(name) = wanted.host_end {
+        let free = !host.has_name(name)?;
+        return Ok(free.then_some(name.clone()).ok_or(Failed::HostName(name.clone()).into()));
+    }
+    let links = wanted.grant.links;
+    let slot = lowest_free(links, |slot| host.has_name(&slot_name(wanted.uid, slot)))?;
+    let name = slot.map(|slot| slot_name(wanted.uid, slot));
+    Ok(name.ok_or(Refused::Quota(links, wanted.uid).into()))
 }
 
-/// Takes the lease that `choice` is of, or, where somebody was faster, another: creates both ends of
-/// the wire, the container's in the target's namespace.
-///
-/// # Errors
-/// As [`choose`], and [`Failed::NameInside`], [`Failed::BridgeFull`], [`Failed::Contended`].
+/// A free address, likewise: the lowest that is the caller's own or nobody's, if there is one
+/// ([`super::owner`]).
+fn free_address(host: &mut Host, wanted: &Wanted) -> Result<Result<Ipv4Addr, Error>> {
+    if let Some(ip) = wanted.address {
+        let free = !host.has_index(index_of(ip))?;
+        return Ok(free.then_some(ip).ok_or(Failed::Leased(ip).into()));
+    }
+    let pool = Pool::of(wanted.grant.address);
+    let lowest = lowest_free(pool.len(), |place| host.has_index(index_of(pool.nth(place))))?;
+    let Some(lowest) = lowest.map(|place| pool.nth(place)) else {
+        return Ok(Err(Failed::SubnetFull(wanted.grant.address).into()));
+    };
+    let suits = owner::last_user(host, lowest)?.is_none_or(|uid| uid == wanted.uid)
+        && (wanted.publishes || !publish::is_published(host, lowest)?);
+    if suits {
+        return Ok(Ok(lowest));
+    }
+    let history = owner::History::read(host)?;
+    let mut best = (history.cost(lowest, wanted), lowest);
+    for ip in pool.all() {
+        let cost = history.cost(ip, wanted);
+        if cost < best.0 && !host.has_index(index_of(ip))? {
+            best = (cost, ip);
+        }
+    }
+    Ok(Ok(best.1))
+}
+
+/// Takes the lease of `choice`, or of another one if another run was faster: creates both ends of the
+/// veth pair, the container end in the target's namespace. Fails like [`choose`], and with
+/// [`Failed::NameInside`], [`Failed::BridgeFull`] or [`Failed::Contended`].
 pub fn take(
     host: &mut Host,
     wanted: &Wanted,
@@ -267,16 +270,14 @@ pub fn take(
     for _ in 0..TRIES {
         let group = random_group();
         let request = wire(wanted, bridge, &choice, group);
-        match host.privileged(|netlink| link::create(netlink, request))? {
+        match host.change("creating the veth pair", |netlink| link::create(netlink, request)) {
             Ok(()) => {
                 return Ok(Lease {
-                    address: wanted.cidr(choice.ip),
+                    address: Cidr { ip: choice.ip, prefix: wanted.grant.address.prefix },
                     index: index_of(choice.ip),
                     host_end: choice.host_end,
                     group,
-                    new: true,
-                    open: false,
-                    astray: false,
+                    port: Port::New,
                 });
             }
             // Four things answer so: the index, the name, an alternative name, the name inside.
@@ -292,7 +293,7 @@ pub fn take(
             Err(error) if error.is(Errno::EXFULL) => {
                 return Err(Failed::BridgeFull(wanted.grant.bridge.clone()).into());
             }
-            Err(error) => return Err(Failed::Netlink("creating the wire", error).into()),
+            Err(error) => return Err(error),
         }
         choice = choose(host, wanted)?;
     }
@@ -307,17 +308,13 @@ fn random_group() -> u32 {
     (random as u32) & !GROUP_MARK | GROUP_MARK
 }
 
-/// Gives a lease back: the wire is deleted, from inside with the container's own rights, or else
+/// Gives a lease back: the veth pair is deleted from inside, with the container's own rights, or else
 /// from the host.
-///
-/// # Errors
-/// [`Failed::Netlink`], and [`Failed::Caller`] when the capability has been given up.
 pub fn give_back(host: &mut Host, lease: &Lease, inside: &mut Inside) -> Result<()> {
     if inside.remove(lease.index).is_ok() {
         return Ok(());
     }
-    host.privileged(|netlink| link::delete_group(netlink, lease.group))?
-        .map_err(Failed::netlink("deleting the wire"))
+    host.change("deleting the veth pair", |netlink| link::delete_group(netlink, lease.group))
 }
 
 /// The message that creates both ends at once, the container's in its own namespace from the start:

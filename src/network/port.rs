@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use super::Host;
 use super::lease::Lease;
 use crate::kernel::link::{self, By};
-use crate::kernel::{netlink, route};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::route;
 use crate::report::error::{Error, Failed, Result};
 use crate::request::address::{IfName, Mac};
 
@@ -41,22 +42,20 @@ pub fn configure(host: &mut Host, lease: &Lease, hairpin: bool, alias: Option<&s
     // By the name, which only links of this user get: another user's link can have the index by now.
     let name = By::Name(&lease.host_end);
     let entry = route::forwarding_entry(lease.index, Mac::of(lease.address.ip));
-    host.privileged(|netlink| link::change_without_ipv6(netlink, name, &attributes, &[entry]))?
-        .map(drop)
-        .map_err(not_opened)
+    let change =
+        |netlink: &mut _| link::change_without_ipv6(netlink, name, &attributes, &[entry]).map(drop);
+    host.change("configuring the bridge port", change).map_err(or_lost)
 }
 
 /// Opens the port of `lease`: frames pass from here on. It is meant by its group, which no other link
 /// has, and in a message of its own, since it must stay closed if [`configure`] fails.
 pub fn open(host: &mut Host, lease: &Lease) -> Result<()> {
-    host.privileged(|netlink| netlink.change(link::set_group_up(lease.group)?))?.map_err(not_opened)
+    let open = |netlink: &mut Netlink| netlink.change(link::set_group_up(lease.group)?);
+    host.change("opening the bridge port", open).map_err(or_lost)
 }
 
-fn not_opened(error: netlink::Error) -> Error {
-    match error.is(Errno::ENODEV) {
-        true => Failed::LeaseLost.into(),
-        false => Failed::Netlink("opening the bridge's port", error).into(),
-    }
+fn or_lost(error: Error) -> Error {
+    if error.is(Errno::ENODEV) { Failed::LeaseLost.into() } else { error }
 }
 
 /// Lets frames go back out of the port that they came from. Where bridged frames pass the firewall
@@ -64,8 +63,7 @@ fn not_opened(error: netlink::Error) -> Error {
 /// host's address.
 pub fn set_hairpin(host: &mut Host, name: &IfName) -> Result<()> {
     let hairpin = link::change(By::Name(name), vec![port(vec![InfoBridgePort::HairpinMode(true)])]);
-    host.privileged(|netlink| netlink.change(hairpin))?
-        .map_err(Failed::netlink("setting the bridge's port"))
+    host.change("configuring the bridge port", |netlink| netlink.change(hairpin))
 }
 
 /// The attribute with settings of a bridge port.

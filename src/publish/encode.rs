@@ -1,78 +1,61 @@
-//! How a mapping is written in the firewall's maps and sets: each part of a key fills whole registers
-//! of four bytes.
+//! How a published port is written as elements of the map `ports` and of the set `live`. Each part of a
+//! key fills whole registers of four bytes.
 
 use std::net::Ipv4Addr;
 
-use crate::firewall::{LIVE, LIVE_AT, PORTS, PORTS_AT};
-use crate::kernel::nftables::{Element, Set};
+use crate::kernel::nftables::Element;
+use crate::request::address::IfName;
 use crate::request::ports::{Mapping, Protocol};
 
-/// The map that a mapping is in, and the set of its connections.
-pub fn sets(mapping: &Mapping) -> (&'static Set, &'static Set) {
-    if mapping.host_ip.is_some() { (&PORTS_AT, &LIVE_AT) } else { (&PORTS, &LIVE) }
-}
-
-/// A mapping's key in its map.
+/// A mapping's key in the map `ports`. The address 0.0.0.0 means every one.
 pub fn key(mapping: &Mapping) -> Vec<u8> {
-    let mut key = protocol(mapping.protocol);
-    key.extend(mapping.host_ip.iter().flat_map(Ipv4Addr::octets));
-    key.extend(port(mapping.host_port));
-    key
+    let ip = mapping.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED).octets();
+    [ip, [mapping.protocol.number(), 0, 0, 0], port(mapping.host_port)].concat()
 }
 
-/// Whether a key of [`PORTS_AT`] has protocol and port of this mapping.
-pub fn is_port_of(key: &[u8], mapping: &Mapping) -> bool {
-    key.starts_with(&protocol(mapping.protocol)) && key.ends_with(&port(mapping.host_port))
+/// What a mapping leads to, the container being at `ip`.
+pub fn value(ip: Ipv4Addr, mapping: &Mapping) -> Vec<u8> {
+    [ip.octets(), port(mapping.container_port)].concat()
 }
 
-/// What a map's element leads to.
-pub fn value(ip: Ipv4Addr, container_port: u16) -> Vec<u8> {
-    [ip.octets(), port(container_port)].concat()
+/// A mapping's element in the map `ports`. `host_end` says whose it is.
+pub fn element(ip: Ipv4Addr, mapping: &Mapping, host_end: &IfName) -> Element {
+    Element {
+        value: value(ip, mapping),
+        comment: host_end.to_string(),
+        ..Element::key(key(mapping))
+    }
 }
 
-/// The key in the set of connections that belongs to a map's element.
-pub fn live_of(element: &Element) -> Vec<u8> {
-    [element.key.as_slice(), element.value.as_slice()].concat()
+/// The element of the set `live` that belongs to one of the map `ports`.
+pub fn live(element: &Element) -> Element {
+    Element::key([element.key.as_slice(), element.value.as_slice()].concat())
 }
 
-/// The address that an element of a map, or one of a set of connections, leads to.
-pub fn led_to(element: &Element) -> Option<Ipv4Addr> {
-    live_of(element).last_chunk::<8>().and_then(|value| address(value))
+/// The container's address that an element of either leads to.
+pub fn leads_to(element: &Element) -> Option<Ipv4Addr> {
+    let target = live(element).key.last_chunk::<8>().copied()?;
+    target.first_chunk().copied().map(Ipv4Addr::from)
 }
 
-/// A protocol's number, filled up to a register.
-fn protocol(protocol: Protocol) -> Vec<u8> {
-    vec![protocol.number(), 0, 0, 0]
+/// The container's address and the mapping of an element of the map `ports`.
+pub fn mapping(element: &Element) -> Option<(Ipv4Addr, Mapping)> {
+    let [a, b, c, d, number, _, _, _, high, low, _, _] = *element.key.as_slice() else {
+        return None;
+    };
+    let [e, f, g, h, inner_high, inner_low, _, _] = *element.value.as_slice() else { return None };
+    let mapping = Mapping {
+        host_ip: Some(Ipv4Addr::new(a, b, c, d)).filter(|ip| !ip.is_unspecified()),
+        host_port: u16::from_be_bytes([high, low]),
+        protocol: Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)?,
+        container_port: u16::from_be_bytes([inner_high, inner_low]),
+    };
+    Some((Ipv4Addr::new(e, f, g, h), mapping))
 }
 
-/// A port, filled up to a register.
 fn port(port: u16) -> [u8; 4] {
     let [high, low] = port.to_be_bytes();
     [high, low, 0, 0]
-}
-
-/// The container's address and the mapping that a map's element stands for.
-pub fn mapping(element: &Element) -> Option<(Ipv4Addr, Mapping)> {
-    let number = *element.key.first()?;
-    let protocol = Protocol::ALL.into_iter().find(|known| known.number() == number)?;
-    let (host_ip, host_port) = match element.key.get(4..)? {
-        [high, low, _, _] => (None, [*high, *low]),
-        [a, b, c, d, high, low, _, _] => (Some([*a, *b, *c, *d].into()), [*high, *low]),
-        _ => return None,
-    };
-    let [a, b, c, d, high, low, _, _] = *element.value.as_slice() else { return None };
-    let mapping = Mapping {
-        host_port: u16::from_be_bytes(host_port),
-        container_port: u16::from_be_bytes([high, low]),
-        protocol,
-        host_ip,
-    };
-    Some(([a, b, c, d].into(), mapping))
-}
-
-/// The address that a mark or value begins with.
-pub fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
-    bytes.first_chunk().copied().map(Ipv4Addr::from)
 }
 
 #[cfg(test)]
@@ -81,24 +64,17 @@ mod tests {
 
     #[test]
     fn a_mapping_is_written_as_nft_writes_it() {
-        let mut mapping =
-            Mapping { host_port: 8080, container_port: 80, protocol: Protocol::Tcp, host_ip: None };
-        assert_eq!(key(&mapping), [6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
-        assert_eq!(value(Ipv4Addr::new(10, 10, 10, 2), 80), [10, 10, 10, 2, 0, 80, 0, 0]);
         let ip = Ipv4Addr::new(10, 10, 10, 2);
-        let element = |mapping: &Mapping| Element {
-            key: key(mapping),
-            value: value(ip, mapping.container_port),
-            ..Element::default()
-        };
-        assert_eq!(super::mapping(&element(&mapping)), Some((ip, mapping)));
-        mapping.host_ip = Some(Ipv4Addr::new(192, 0, 2, 1));
-        assert_eq!(super::mapping(&element(&mapping)), Some((ip, mapping)));
-        assert_eq!(super::mapping(&Element::default()), None);
-        let key = key(&mapping);
-        assert_eq!(key, [6, 0, 0, 0, 192, 0, 2, 1, 0x1f, 0x90, 0, 0]);
-        assert!(is_port_of(&key, &mapping));
-        assert!(!is_port_of(&key, &Mapping { protocol: Protocol::Udp, ..mapping }));
-        assert!(!is_port_of(&key, &Mapping { host_port: 8081, ..mapping }));
+        let name: IfName = "ns1000-0".parse().unwrap();
+        let mut published =
+            Mapping { host_port: 8080, container_port: 80, protocol: Protocol::Tcp, host_ip: None };
+        assert_eq!(key(&published), [0, 0, 0, 0, 6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
+        assert_eq!(value(ip, &published), [10, 10, 10, 2, 0, 80, 0, 0]);
+        assert_eq!(mapping(&element(ip, &published, &name)), Some((ip, published)));
+        published.host_ip = Some(Ipv4Addr::new(192, 0, 2, 1));
+        let written = element(ip, &published, &name);
+        assert_eq!(mapping(&written), Some((ip, published)));
+        assert_eq!((leads_to(&written), leads_to(&live(&written))), (Some(ip), Some(ip)));
+        assert_eq!(mapping(&Element::default()), None);
     }
 }

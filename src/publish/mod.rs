@@ -1,65 +1,44 @@
-//! Published ports: elements of the firewall's maps, which follow the lease and not the address.
+//! Published ports: elements of the firewall's map `ports`, which lead from a port of the host to a port
+//! of a container, and of the set `live`, which says how long their connections go on.
 //!
-//! An address is leased again as soon as it is free, so an element that outlived its container would
-//! lead to somebody else's. Nobody is there to take it out when the container dies, and any run may
-//! be stopped at any moment. What keeps the rule all the same:
+//! Elements belong to a lease, not to an address. When a container dies the kernel takes its link away,
+//! but its elements stay. They are removed by whoever comes first of these: the run that gives the address to a container
+//! ([`crate::network::owner`]), the run that wants one of their ports, and `-prune`.
 //!
-//! - Whoever publishes reads the number of the ruleset's generation. Then he sees that his address is in
-//!   the set `publishing`, where he has put it before, and that the lease is still his; and what he then
-//!   commits counts only if the generation is still the same.
-//! - Whoever takes a lease has his port of the bridge closed. If the address is in `publishing`, he
-//!   takes everything out that leads to it, in the same way, then what waits for it, and last the
-//!   address from the set, which begins a new generation. Only then he opens the port.
-//!
-//! What is taken out is told to expire (see `publish/removal.rs`): that begins the new generation, and
-//! it is waited for. A mark that expires says nothing any more to whoever publishes.
-//!
-//! So a run of an earlier lessee's has committed before, and that is taken out; or it comes after, and
-//! its generation is over. Where an address has never been published there is nothing to do.
+//! To publish: 1. read the ruleset's generation; 2. check that the lease is still the target's; 3. look
+//! at the ports; 4. commit for that generation. So a run that was stopped publishes nothing for an
+//! address that has gone to another user.
 
 mod encode;
 mod plan;
-mod removal;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use nix::errno::Errno;
-
-use self::encode::{address, key, led_to, live_of, mapping, sets, value};
-use self::plan::{Resolved, resolve};
-use self::removal::{Removal, leading};
-use crate::firewall::forwarding;
-use crate::firewall::{self, LIVE, LIVE_AT, PORTS, PORTS_AT, PUBLISHING};
+use self::encode::leads_to;
+pub use self::plan::check_granted;
+use self::plan::{Plan, Ports, plan};
+use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic};
 use crate::kernel::conntrack::{self, Own};
-use crate::kernel::link::Link;
-use crate::kernel::netlink;
-use crate::kernel::nftables::{Batch, Element, Ruleset, Set};
-use crate::kernel::route;
-use crate::kernel::sock_diag;
+use crate::kernel::link::By;
+use crate::kernel::nftables::{Batch, Element, Set};
+use crate::kernel::{route, sock_diag};
 use crate::network::Host;
-use crate::network::lease::{self, Lease, NAP, TRIES, Wanted, index_of};
-use crate::report::error::{Error, Failed, Refused, Result, Usage};
+use crate::network::lease::{self, Lease, NAP, Wanted, index_of};
+use crate::network::owner::{forget_neighbour, last_user};
+use crate::report::error::{Error, Failed, Result, Usage};
 use crate::request::policy::Grant;
 use crate::request::ports::{MOST_PORTS, Mapping, Protocol};
 use crate::target::Target;
 
-/// With more ports than that on one address each, those of containers that are gone are taken out
-/// before further ones are published. Every run that publishes reads them all, and quotas do not bound
-/// what is left at addresses that nobody has leased again.
-const MOST_LEFT: usize = 4 * MOST_PORTS;
+/// With more ports than this, a run first removes those of containers that are gone. So these stay few,
+/// also at addresses that no container gets again.
+const MANY: usize = 64;
 
-/// How a kernel answers that has no nf_tables, or no netfilter at all.
-const NO_NF_TABLES: [Errno; 2] = [Errno::EINVAL, Errno::EPROTONOSUPPORT];
-
-/// Checks that the mappings can be published: that the policy grants them, that their addresses are
-/// the host's, that no program waits there, and that they are not taken by a container; waits until
-/// the deadline for one that is dying. Nothing is changed.
-///
-/// # Errors
-/// [`Refused::NoNat`], [`Refused::Port`], [`Usage::HostAddress`], [`Failed::PortInUse`],
-/// [`Failed::PortPublished`], [`Failed::NoFreePort`].
+/// Checks that the mappings can be published: that the policy grants them, that their addresses are the
+/// host's, that no program waits there, and that no container has them. Waits until the deadline for a
+/// container that is dying. Nothing is changed.
 pub fn check(
     host: &mut Host,
     wanted: &Wanted,
@@ -70,179 +49,30 @@ pub fn check(
     if mappings.is_empty() {
         return Ok(());
     }
-    if !grant.nat {
-        return Err(Refused::NoNat.into());
-    }
-    if grant.publish.as_ref().is_some_and(Vec::is_empty) {
-        return Err(Refused::NoPorts(grant.uid).into());
-    }
-    for mapping in mappings {
-        let granted = mapping.host_port == 0
-            || grant
-                .publish
-                .as_ref()
-                .is_none_or(|all| all.iter().any(|granted| granted.contains(mapping.host_port)));
-        if !granted {
-            return Err(Refused::Port(*mapping, grant.uid).into());
-        }
-    }
+    check_granted(grant, mappings)?;
     let asked: HashSet<_> = mappings.iter().filter_map(|mapping| mapping.host_ip).collect();
     for ip in asked {
-        // That of a bridge to be made will be.
-        if ip != grant.address.ip && !is_local(host, ip)? {
+        let is_local = |netlink: &mut _| route::is_local(netlink, ip);
+        // The address of a bridge that is not there yet will be.
+        if ip != grant.address.ip
+            && !is_local(&mut host.netlink).map_err(Failed::netlink("looking a route up"))?
+        {
             return Err(Usage::HostAddress(ip).into());
         }
     }
     let own = own.map(|lease| lease.address.ip);
     loop {
-        match resolve(host, grant, mappings, own) {
+        match plan(&mut Ports::of(host, own), grant, mappings) {
             Err(Error::Failed(Failed::PortPublished(..))) if Instant::now() < deadline => {
                 target.sleep(NAP.min(deadline.saturating_duration_since(Instant::now())))?;
             }
-            resolved => return resolved.map(drop),
+            planned => return planned.map(drop),
         }
     }
 }
 
-/// Whether `ip` is an address of the host.
-fn is_local(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
-    route::is_local(&mut host.netlink, ip).map_err(Failed::netlink("looking a route up"))
-}
-
-/// Takes out whatever leads to the address of a lease that has just been taken, and whose port is
-/// still closed.
-///
-/// # Errors
-/// [`Failed::Firewall`], [`Failed::Netlink`], [`Failed::Contended`].
-pub fn clear(host: &mut Host, lease: &Lease, bridge: &Link, target: &Target) -> Result<()> {
-    // Once the port is open, another run for the same container has been here, and perhaps published.
-    let closed = |host: &mut Host| {
-        lease::held(host, lease, target).map(|link| link.is_some_and(|link| !link.up))
-    };
-    take_out_of(host, lease, &[bridge.index], closed)
-}
-
-/// Whether something may be published for this lease's container.
-///
-/// # Errors
-/// [`Failed::Firewall`].
-pub fn is_published(host: &mut Host, lease: &Lease) -> Result<bool> {
-    Ok(mark_of(host, lease.address.ip)?.is_some())
-}
-
-/// All that is published: for whom, by address and by the name of the host's end, and what.
-///
-/// # Errors
-/// [`Failed::Firewall`].
-pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
-    let mut all = Vec::new();
-    for map in [&PORTS, &PORTS_AT] {
-        for element in all_of(host, map)?.into_iter().filter(|element| !element.expires) {
-            all.extend(mapping(&element).map(|(ip, mapping)| (ip, element.comment, mapping)));
-        }
-    }
-    Ok(all)
-}
-
-/// Takes out whatever leads to the container that has this lease.
-///
-/// # Errors
-/// [`Failed::Firewall`], [`Failed::Contended`].
-pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
-    let bridges = bridges(host)?;
-    take_out_of(host, lease, &bridges, |host| lease::is_held(host, lease, target))
-}
-
-/// Takes out whatever leads to a container that is gone.
-///
-/// # Errors
-/// [`Failed::Firewall`], [`Failed::Contended`].
-pub fn prune(host: &mut Host) -> Result<()> {
-    let bridges = bridges(host)?;
-    take_out(host, &bridges, |host| {
-        let mut gone = Vec::new();
-        for mark in all_of(host, &PUBLISHING)? {
-            let Some(ip) = address(&mark.key) else { continue };
-            if !host.has_index(index_of(ip))? {
-                gone.push(mark);
-            }
-        }
-        Ok(gone)
-    })
-}
-
-/// Takes out whatever leads to the address of this lease, if `may` says that this is right.
-fn take_out_of(
-    host: &mut Host,
-    lease: &Lease,
-    bridges: &[u32],
-    may: impl Fn(&mut Host) -> Result<bool>,
-) -> Result<()> {
-    let ip = lease.address.ip;
-    if mark_of(host, ip)?.is_none() {
-        return Ok(());
-    }
-    take_out(host, bridges, |host| {
-        let mark = mark_of(host, ip)?.into_iter().collect();
-        Ok(if may(host)? { mark } else { Vec::new() })
-    })
-}
-
-/// Takes out whatever leads to the addresses of these marks, under generations in which `marks` gives
-/// them, and what waits for them at one of the bridges; last of all the marks, so that a further run
-/// goes on with what this one may leave.
-fn take_out(
-    host: &mut Host,
-    bridges: &[u32],
-    marks: impl Fn(&mut Host) -> Result<Vec<Element>>,
-) -> Result<()> {
-    let mut removal = Removal::default();
-    for _ in 0..TRIES {
-        let generation = generation(host)?;
-        let marks = marks(host)?;
-        if marks.is_empty() {
-            return Ok(());
-        }
-        let marked: HashSet<_> = marks.iter().filter_map(|mark| address(&mark.key)).collect();
-        let there =
-            leading(host, |element| led_to(element).is_some_and(|ip| marked.contains(&ip)))?;
-        if !there.is_empty() {
-            removal.go_on(host, there, generation)?;
-            continue;
-        }
-        // A packet that waits for the address to be resolved has passed the firewall already.
-        for bridge in bridges {
-            for ip in &marked {
-                forget_neighbour(host, *bridge, *ip)?;
-            }
-        }
-        let marks = marks.into_iter().map(|mark| (&PUBLISHING, mark)).collect();
-        removal.go_on(host, marks, generation)?;
-    }
-    Err(Failed::Contended.into())
-}
-
-/// The indices of the bridges that containers are at.
-fn bridges(host: &mut Host) -> Result<Vec<u32>> {
-    Ok(firewall::bridges(host)?.iter().map(|link| link.index).collect())
-}
-
-/// The mark of an address, if something may lead there.
-fn mark_of(host: &mut Host, ip: Ipv4Addr) -> Result<Option<Element>> {
-    match host.ruleset(|ruleset| ruleset.element(&PUBLISHING, ip.octets().to_vec()))? {
-        Ok(found) => Ok(found),
-        // A kernel that has no nf_tables has nothing in it either.
-        Err(error) if NO_NF_TABLES.contains(&error.errno()) => Ok(None),
-        Err(error) => Err(firewall::failed("reading it")(error)),
-    }
-}
-
-/// Publishes the mappings for a lease whose port of the bridge is open. Gives them with the ports that
-/// have been chosen.
-///
-/// # Errors
-/// As [`check`], since others may have been faster, and [`Failed::LeaseLost`],
-/// [`Failed::Firewall`], [`Failed::Contended`], [`Failed::Sysctl`].
+/// Publishes the mappings for a lease whose bridge port is open. Gives them with the host ports that were
+/// chosen for 0. Fails like [`check`] if others were faster.
 pub fn publish(
     host: &mut Host,
     grant: &Grant,
@@ -257,134 +87,180 @@ pub fn publish(
     if mappings.iter().any(|mapping| mapping.host_ip.is_none_or(|ip| ip.is_loopback())) {
         forwarding::route_localnet(host, &grant.bridge)?;
     }
-    let mut announced = None;
-    let mut pruned = false;
-    let mut removal = Removal::default();
-    for _ in 0..TRIES {
-        let generation = generation(host)?;
-        let Some(mark) = mark_of(host, ip)? else {
-            let mut batch = Batch::default();
-            batch.add(&PUBLISHING, &[Element::key(ip.octets().to_vec())]);
-            if commit(host, batch, generation)? {
-                announced = Some(generation);
-            } else {
-                // Somebody has changed the ruleset, or flushed it.
-                firewall::ensure(host, grant)?;
-            }
-            continue;
-        };
-        if mark.expires {
-            removal.go_on(host, vec![(&PUBLISHING, mark)], generation)?;
-            continue;
-        }
+    if mappings.len() > MANY {
+        prune(host)?;
+    }
+    let plan = optimistic(host, |host| {
         if !lease::is_held(host, lease, target)? {
             return Err(Failed::LeaseLost.into());
         }
-        let Resolved { all, added, stale, at } = resolve(host, grant, mappings, Some(ip))?;
-        if at > MOST_LEFT && !pruned {
+        if last_user(host, ip)? != Some(grant.uid) {
+            // The ruleset was flushed meanwhile.
+            firewall::mend(host, grant)?;
+            return Ok(Step::Again);
+        }
+        let plan = plan(&mut Ports::of(host, Some(ip)), grant, mappings)?;
+        if plan.stale {
             prune(host)?;
-            pruned = true;
-            continue;
+            return Ok(Step::Again);
         }
-        // What has been announced by the last change of all has nothing yet.
-        let has_nothing = announced.is_some_and(|before| before.wrapping_add(1) == generation);
-        if !has_nothing && leading_to(host, ip)? + added.len() > MOST_PORTS {
-            return Err(Failed::ManyPorts(MOST_PORTS).into());
+        let published = is_published(host, ip)? && !plan.added.is_empty();
+        if published {
+            let own =
+                elements(host, &PORTS)?.iter().filter(|port| leads_to(port) == Some(ip)).count();
+            if own + plan.added.len() > MOST_PORTS {
+                return Err(Failed::ManyPorts(MOST_PORTS).into());
+            }
         }
-        if !stale.is_empty() {
-            removal.go_on(host, stale, generation)?;
-            continue;
-        }
-        let mut batch = Batch::default();
-        let comment = lease.host_end.to_string();
-        let (at, anywhere): (Vec<Mapping>, Vec<Mapping>) =
-            added.iter().partition(|mapping| mapping.host_ip.is_some());
-        for (map, live, mappings) in [(&PORTS, &LIVE, anywhere), (&PORTS_AT, &LIVE_AT, at)] {
-            let lead = |mapping: &Mapping| Element {
-                key: key(mapping),
-                value: value(ip, mapping.container_port),
-                comment: comment.clone(),
-                ..Element::default()
-            };
-            let leading: Vec<_> = mappings.iter().map(lead).collect();
-            let lives = |element: &Element| Element::key(live_of(element));
-            batch.create(map, &leading);
-            batch.add(live, &leading.iter().map(lives).collect::<Vec<_>>());
-        }
-        if batch.is_empty() || commit(host, batch, generation)? {
-            redirect(host, &added, ip)?;
-            return Ok(all);
-        }
-    }
-    Err(Failed::Contended.into())
+        Ok(match plan.added.is_empty() {
+            true => Step::Done(plan),
+            false => Step::Commit(addition(ip, &plan.added, lease), plan),
+        })
+    })?;
+    redirect_udp(host, &plan, ip)?;
+    Ok(plan.all)
 }
 
-/// Has clients who have been sending to these ports come to `ip` from now on. Connections of TCP end by
-/// themselves, and the next one is another.
-fn redirect(host: &mut Host, added: &[Mapping], ip: Ipv4Addr) -> Result<()> {
-    let of_udp = |mapping: &&Mapping| mapping.protocol == Protocol::Udp;
-    if !added.iter().any(|mapping| of_udp(&mapping)) {
+/// The transaction that publishes mappings.
+fn addition(ip: Ipv4Addr, mappings: &[Mapping], lease: &Lease) -> Batch {
+    let ports: Vec<_> =
+        mappings.iter().map(|mapping| encode::element(ip, mapping, &lease.host_end)).collect();
+    let mut batch = Batch::default();
+    batch.add(&PUBLISHING, &[mark(ip)]);
+    batch.create(&PORTS, &ports);
+    batch.add(&LIVE, &ports.iter().map(encode::live).collect::<Vec<_>>());
+    batch
+}
+
+/// The element of the set `publishing`: something may lead to this address.
+fn mark(ip: Ipv4Addr) -> Element {
+    Element::key(ip.octets().into())
+}
+
+/// Whether something may be published for the container at this address.
+pub fn is_published(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
+    let found = host.ruleset("reading it", |ruleset| ruleset.element(&PUBLISHING, mark(ip).key))?;
+    Ok(found.is_some())
+}
+
+/// All that is published: the container's address, the name of its host end, and the mapping.
+pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
+    let all = elements(host, &PORTS)?.into_iter();
+    Ok(all
+        .filter_map(|port| encode::mapping(&port).map(|(ip, mapping)| (ip, port.comment, mapping)))
+        .collect())
+}
+
+/// Removes what leads to the container that has this lease.
+pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
+    let ip = lease.address.ip;
+    if !is_published(host, ip)? {
         return Ok(());
     }
-    // What has been published stays so, also where this cannot be looked up.
+    remove(host, |host, other| match other == ip && lease::is_held(host, lease, target)? {
+        true => Ok(Scope::Everything),
+        false => Ok(Scope::Nothing),
+    })
+}
+
+/// Removes what leads to containers that are gone.
+pub fn prune(host: &mut Host) -> Result<()> {
+    remove(host, |host, ip| {
+        let link = host.link(By::Index(index_of(ip)))?;
+        Ok(link.map_or(Scope::Everything, |link| Scope::AllBut(link.name)))
+    })
+}
+
+/// Which of the ports that lead to an address are to be removed.
+pub enum Scope {
+    Nothing,
+    Everything,
+    /// All but those that were published for the container with this host end.
+    AllBut(String),
+}
+
+/// Removes what leads to publishing containers, as far as `scope` says of each address, and what waits
+/// for them.
+pub fn remove(host: &mut Host, scope: impl Fn(&mut Host, Ipv4Addr) -> Result<Scope>) -> Result<()> {
+    let removed = optimistic(host, |host| {
+        let mut scopes = HashMap::new();
+        for ip in elements(host, &PUBLISHING)?.iter().filter_map(Element::ipv4) {
+            scopes.insert(ip, scope(host, ip)?);
+        }
+        if scopes.values().all(|scope| matches!(scope, Scope::Nothing)) {
+            return Ok(Step::Done(Vec::new()));
+        }
+        let (ports, live) = (elements(host, &PORTS)?, elements(host, &LIVE)?);
+        let (batch, gone) = removal(&scopes, ports, live);
+        Ok(Step::Commit(batch, gone))
+    })?;
+    if removed.is_empty() {
+        return Ok(());
+    }
+    for bridge in firewall::bridges(host)? {
+        for ip in &removed {
+            forget_neighbour(host, bridge.index, *ip)?;
+        }
+    }
+    Ok(())
+}
+
+/// The transaction that removes ports, and the addresses to which nothing leads after it.
+fn removal(
+    scopes: &HashMap<Ipv4Addr, Scope>,
+    ports: Vec<Element>,
+    live: Vec<Element>,
+) -> (Batch, Vec<Ipv4Addr>) {
+    let stays = |port: &Element| match leads_to(port).and_then(|ip| scopes.get(&ip)) {
+        Some(Scope::Everything) => false,
+        Some(Scope::AllBut(host_end)) => port.comment == *host_end,
+        Some(Scope::Nothing) | None => true,
+    };
+    let (staying, ports): (Vec<_>, Vec<_>) = ports.into_iter().partition(stays);
+    let kept: HashSet<_> = staying.iter().map(|port| encode::live(port).key).collect();
+    let is_meant = |ip: &Ipv4Addr| !matches!(scopes.get(ip), Some(Scope::Nothing) | None);
+    let goes = |live: &Element| {
+        leads_to(live).is_some_and(|ip| is_meant(&ip)) && !kept.contains(&live.key)
+    };
+    let busy: HashSet<_> = staying.iter().filter_map(leads_to).collect();
+    let is_left = |ip: &&Ipv4Addr| is_meant(ip) && !busy.contains(*ip);
+    let gone: Vec<_> = scopes.keys().filter(is_left).copied().collect();
+    let mut batch = Batch::default();
+    batch.delete(&PORTS, &ports);
+    batch.delete(&LIVE, &live.into_iter().filter(goes).collect::<Vec<_>>());
+    batch.delete(&PUBLISHING, &gone.iter().copied().map(mark).collect::<Vec<_>>());
+    (batch, gone)
+}
+
+fn elements(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
+    host.ruleset("reading it", |ruleset| ruleset.elements(set))
+}
+
+/// Leads clients of UDP that sent to these ports before they were published to `ip` from now on: the
+/// kernel remembers where their flows went as long as they send. A TCP client connects anew.
+fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
+    let of_udp = |mapping: &&Mapping| mapping.protocol == Protocol::Udp;
+    if !plan.added.iter().any(|mapping| of_udp(&mapping)) {
+        return Ok(());
+    }
+    // What is published stays so, also where this cannot be looked up.
     let (Ok(sockets), Ok(addresses)) =
         (sock_diag::udp_sockets(), route::local_addresses(&mut host.netlink))
     else {
         return Ok(());
     };
-    for mapping in added.iter().filter(of_udp) {
+    for mapping in plan.added.iter().filter(of_udp) {
         let own = Own { addresses: &addresses, in_use: sockets.hold(mapping) };
         host.forget_flows(
             |netlink| conntrack::leading_elsewhere(netlink, mapping, ip, &own),
-            |host| leads_to(host, mapping, ip),
+            |host, _| {
+                let key = encode::key(mapping);
+                let element = host.ruleset("reading it", |ruleset| ruleset.element(&PORTS, key))?;
+                Ok(element.is_some_and(|element| element.value == encode::value(ip, mapping)))
+            },
         )?;
     }
     Ok(())
-}
-
-fn all_of(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
-    host.ruleset(|ruleset| ruleset.elements(set))?.map_err(firewall::failed("reading it"))
-}
-
-fn element_of(host: &mut Host, set: &Set, key: &[u8]) -> Result<Option<Element>> {
-    let element = host.ruleset(|ruleset| ruleset.element(set, key.to_vec()))?;
-    element.map_err(firewall::failed("reading it"))
-}
-
-fn generation(host: &mut Host) -> Result<u32> {
-    host.ruleset(Ruleset::generation)?.map_err(firewall::failed("reading it"))
-}
-
-/// Whether the transaction was carried out. It is not if its generation is over, or if it was about
-/// something that somebody has taken out meanwhile: then it is time to look again.
-fn commit(host: &mut Host, batch: Batch, generation: u32) -> Result<bool> {
-    is_done(host.commit(batch, generation)?)
-}
-
-fn is_done(committed: Result<(), netlink::Error>) -> Result<bool> {
-    match committed {
-        Ok(()) => Ok(true),
-        Err(error) if error.is(Errno::ERESTART) || error.is(Errno::ENOENT) => Ok(false),
-        Err(error) => Err(firewall::failed("changing it")(error)),
-    }
-}
-
-/// Whether this mapping still leads to `ip`.
-fn leads_to(host: &mut Host, mapping: &Mapping, ip: Ipv4Addr) -> Result<bool> {
-    let (map, _) = sets(mapping);
-    let element = element_of(host, map, &key(mapping))?;
-    Ok(element.is_some_and(|element| element.value == value(ip, mapping.container_port)))
-}
-
-/// How many mappings lead to `ip`.
-fn leading_to(host: &mut Host, ip: Ipv4Addr) -> Result<usize> {
-    Ok(all(host)?.iter().filter(|(other, ..)| *other == ip).count())
-}
-
-/// Has the host forget a neighbour, and with it the packets that wait for it.
-fn forget_neighbour(host: &mut Host, bridge: u32, ip: Ipv4Addr) -> Result<()> {
-    host.privileged(|netlink| route::forget_neighbour(netlink, bridge, ip))?
-        .map_err(Failed::netlink("forgetting the container's neighbour entry"))
 }
 
 /// What the fuzz targets check here.

@@ -1,189 +1,196 @@
-//! What is published already, and which ports are free.
+//! What there is to do for ports to be published: which are granted, which are free, and which are there
+//! already.
 
 use std::net::Ipv4Addr;
 
-use super::encode::{address, is_port_of, key, live_of, value};
-use super::removal::Placed;
-use super::{all_of, element_of};
-use crate::firewall::{LIVE, LIVE_AT, PORTS, PORTS_AT};
+use super::encode;
+use super::{PORTS, elements};
 use crate::kernel::link::By;
 use crate::kernel::nftables::Element;
+use crate::kernel::route;
 use crate::kernel::sock_diag::Listeners;
 use crate::network::Host;
 use crate::network::lease::{TRIES, index_of};
 use crate::network::pool::lowest_free;
-use crate::report::error::{Failed, Result};
+use crate::report::error::{Failed, Refused, Result};
 use crate::request::policy::Grant;
 use crate::request::ports::{Granted, Mapping};
 
 /// What is to be done for mappings to be published.
-#[derive(Default)]
-pub struct Resolved {
-    /// The mappings, with ports chosen.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The mappings, with ports chosen for 0.
     pub all: Vec<Mapping>,
     /// Those that are not there yet.
     pub added: Vec<Mapping>,
-    /// What is in their way, of containers that are gone.
-    pub stale: Vec<Placed>,
-    /// How many there are on one address each, of everybody's and of containers that are gone.
-    pub at: usize,
+    /// Ports of containers that are gone stand in the way.
+    pub stale: bool,
 }
 
 /// What stands where a mapping is to be published.
-enum There {
-    /// Nothing, or only what leads to containers that are gone.
-    Free(Vec<Placed>),
+#[derive(Debug)]
+pub enum There {
+    Nothing,
     /// That very mapping.
     Itself,
-    /// Something else that is in use.
+    /// A port of a container that is gone.
+    Stale,
     Taken(Failed),
 }
 
-/// What a run looks at to find out what is there.
-struct Looking<'a> {
-    /// The container's address, if it has one.
-    own: Option<Ipv4Addr>,
-    listeners: Listeners,
-    /// What is published on one address each. Mostly that is little or nothing.
-    at: Vec<Element>,
-    resolved: &'a mut Resolved,
+/// Where ports are looked up: in the kernel, or in a test.
+pub trait Lookup {
+    /// What stands where `mapping` is to be published.
+    fn there(&mut self, mapping: &Mapping) -> Result<There>;
+
+    /// The host ports that lead to where `mapping` is to lead already.
+    fn given(&mut self, mapping: &Mapping) -> Result<Vec<u16>>;
 }
 
-/// Looks at what is published already, and chooses free ports. `own` is the container's address, if
-/// it has one.
-///
-/// # Errors
-/// [`Failed::PortInUse`], [`Failed::PortPublished`], [`Failed::NoFreePort`], [`Failed::Firewall`],
-/// [`Failed::Netlink`].
-pub fn resolve(
-    host: &mut Host,
-    grant: &Grant,
-    mappings: &[Mapping],
-    own: Option<Ipv4Addr>,
-) -> Result<Resolved> {
-    let at = all_of(host, &PORTS_AT)?;
-    let mut resolved = Resolved { at: at.len(), ..Resolved::default() };
-    let mut looking = Looking { own, listeners: Listeners::default(), at, resolved: &mut resolved };
+/// Checks that the policy grants these host ports.
+pub fn check_granted(grant: &Grant, mappings: &[Mapping]) -> Result<()> {
+    if !grant.nat {
+        return Err(Refused::NoNat.into());
+    }
+    let Some(granted) = &grant.publish else { return Ok(()) };
+    if granted.is_empty() {
+        return Err(Refused::NoPorts(grant.uid).into());
+    }
+    let is_granted = |port| port == 0 || granted.iter().any(|ports| ports.contains(port));
+    match mappings.iter().find(|mapping| !is_granted(mapping.host_port)) {
+        Some(mapping) => Err(Refused::Port(*mapping, grant.uid).into()),
+        None => Ok(()),
+    }
+}
+
+/// Looks up what is published already, and chooses free host ports for 0.
+pub fn plan(ports: &mut impl Lookup, grant: &Grant, mappings: &[Mapping]) -> Result<Plan> {
+    let mut plan = Plan::default();
     for asked in mappings {
         let (mapping, there) = match asked.host_port {
-            0 => looking.choose(host, grant, mappings, asked)?,
-            _ => (*asked, looking.look(host, asked)?),
+            0 => choose(ports, grant, &[&plan.all, mappings].concat(), asked)?,
+            _ => (*asked, ports.there(asked)?),
         };
         match there {
             There::Taken(why) => return Err(why.into()),
             There::Itself => {}
-            There::Free(stale) => {
-                looking.resolved.stale.extend(stale);
-                looking.resolved.added.push(mapping);
+            there => {
+                plan.stale |= matches!(there, There::Stale);
+                plan.added.push(mapping);
             }
         }
-        looking.resolved.all.push(mapping);
+        plan.all.push(mapping);
     }
-    Ok(resolved)
+    Ok(plan)
 }
 
-impl Looking<'_> {
-    /// What is there where `mapping` is to be.
-    fn look(&mut self, host: &mut Host, mapping: &Mapping) -> Result<There> {
+/// A mapping with a host port in place of 0, and what stands there: the port that leads there already, or
+/// the lowest free one, as far as a few looks tell. None of `others` may have it.
+fn choose(
+    ports: &mut impl Lookup,
+    grant: &Grant,
+    others: &[Mapping],
+    asked: &Mapping,
+) -> Result<(Mapping, There)> {
+    let with = |host_port| Mapping { host_port, ..*asked };
+    let dynamic = [Granted::dynamic()];
+    let granted = grant.publish.as_deref().unwrap_or(&dynamic);
+    let open: Vec<u16> = granted
+        .iter()
+        .flat_map(Granted::each)
+        .filter(|port| !others.iter().any(|other| other.conflicts(&with(*port))))
+        .collect();
+    if let Some(port) = ports.given(asked)?.into_iter().find(|port| open.contains(port)) {
+        return Ok((with(port), ports.there(&with(port))?));
+    }
+    let at = |place: u32| open.get(place as usize).copied().unwrap_or_default();
+    let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
+    for _ in 0..TRIES {
+        let free = lowest_free(count, |place| {
+            Ok(matches!(ports.there(&with(at(place)))?, There::Itself | There::Taken(_)))
+        })?;
+        let mapping = with(at(free.ok_or(Failed::NoFreePort(*asked))?));
+        // Another run may have been faster since.
+        match ports.there(&mapping)? {
+            There::Itself | There::Taken(_) => {}
+            there => return Ok((mapping, there)),
+        }
+    }
+    Err(Failed::Contended.into())
+}
+
+/// The ports of the host, looked up in the kernel one by one.
+pub struct Ports<'a, 'h> {
+    host: &'a mut Host<'h>,
+    /// The container's address, if it has one.
+    own: Option<Ipv4Addr>,
+    listeners: Listeners,
+    /// The host's addresses, read when they are needed first.
+    local: Option<Vec<Ipv4Addr>>,
+}
+
+impl<'a, 'h> Ports<'a, 'h> {
+    pub fn of(host: &'a mut Host<'h>, own: Option<Ipv4Addr>) -> Self {
+        Ports { host, own, listeners: Listeners::default(), local: None }
+    }
+
+    /// The addresses on which a port cannot be published beside `mapping`; `None` is every address. Of
+    /// 127.0.0.0/8 it is 127.0.0.1 alone: the network is too large to ask for each.
+    fn conflicting(&mut self, mapping: &Mapping) -> Result<Vec<Option<Ipv4Addr>>> {
+        if mapping.host_ip.is_some() {
+            return Ok(vec![mapping.host_ip, None]);
+        }
+        if self.local.is_none() {
+            let ranges = route::local_addresses(&mut self.host.netlink)
+                .map_err(Failed::netlink("reading the host's addresses"))?;
+            let mut local: Vec<_> =
+                ranges.iter().filter(|range| range.prefix == 32).map(|range| range.ip).collect();
+            local.push(Ipv4Addr::LOCALHOST);
+            self.local = Some(local);
+        }
+        Ok([None].into_iter().chain(self.local.iter().flatten().copied().map(Some)).collect())
+    }
+
+    /// The address of the container that an element leads to, if it is still the one that published it.
+    fn holder(&mut self, element: &Element) -> Result<Option<Ipv4Addr>> {
+        let Some(ip) = encode::leads_to(element) else { return Ok(None) };
+        let link = self.host.link(By::Index(index_of(ip)))?;
+        Ok(link.filter(|link| link.name == element.comment).map(|_| ip))
+    }
+}
+
+impl Lookup for Ports<'_, '_> {
+    fn there(&mut self, mapping: &Mapping) -> Result<There> {
         if self.listeners.hold(mapping)? {
             return Ok(There::Taken(Failed::PortInUse(*mapping)));
         }
-        let anywhere = Mapping { host_ip: None, ..*mapping };
-        let mut conflicts: Vec<_> = element_of(host, &PORTS, &key(&anywhere))?
-            .map(|element| (&PORTS, element))
-            .into_iter()
-            .collect();
-        conflicts.extend(self.at.iter().filter_map(|element| {
-            let conflicting = match mapping.host_ip {
-                Some(_) => element.key == key(mapping),
-                None => is_port_of(&element.key, mapping),
-            };
-            conflicting.then(|| (&PORTS_AT, element.clone()))
-        }));
-        for (_, element) in conflicts.iter().filter(|(_, element)| !element.expires) {
-            let leads_here =
-                self.own.is_some_and(|ip| element.value == value(ip, mapping.container_port));
-            if leads_here && element.key == key(mapping) {
+        let mut there = There::Nothing;
+        for host_ip in self.conflicting(mapping)? {
+            let key = encode::key(&Mapping { host_ip, ..*mapping });
+            let found = self.host.ruleset("reading it", |ruleset| ruleset.element(&PORTS, key))?;
+            let Some(element) = found else { continue };
+            let own = self.own.map(|ip| encode::value(ip, mapping));
+            if host_ip == mapping.host_ip && Some(&element.value) == own.as_ref() {
                 return Ok(There::Itself);
             }
-            if let Some(ip) = holder(host, element)? {
-                return Ok(There::Taken(Failed::PortPublished(*mapping, ip)));
+            match self.holder(&element)? {
+                Some(ip) => return Ok(There::Taken(Failed::PortPublished(*mapping, ip))),
+                None => there = There::Stale,
             }
         }
-        let stale = |(map, element): Placed| {
-            let live = if map.name == PORTS.name { &LIVE } else { &LIVE_AT };
-            let lives = Element { expires: element.expires, ..Element::key(live_of(&element)) };
-            [(live, lives), (map, element)]
-        };
-        Ok(There::Free(conflicts.into_iter().flat_map(stale).collect()))
+        Ok(there)
     }
 
-    /// A host port for a mapping that leaves it open: the one that the container has been given for
-    /// it before, or the lowest free one, as far as a few looks tell; and what is there. None of those
-    /// that are named beside it.
-    fn choose(
-        &mut self,
-        host: &mut Host,
-        grant: &Grant,
-        beside: &[Mapping],
-        asked: &Mapping,
-    ) -> Result<(Mapping, There)> {
-        let with = |host_port| Mapping { host_port, ..*asked };
-        let dynamic = [Granted::dynamic()];
-        let granted = grant.publish.as_deref().unwrap_or(&dynamic);
-        let open: Vec<u16> = granted
-            .iter()
-            .flat_map(Granted::each)
-            .filter(|port| {
-                let mut others = self.resolved.all.iter().chain(beside);
-                !others.any(|other| other.conflicts(&with(*port)))
-            })
-            .collect();
-        if let Some(port) = self.given(host, asked)?.into_iter().find(|port| open.contains(port)) {
-            return Ok((with(port), self.look(host, &with(port))?));
+    fn given(&mut self, mapping: &Mapping) -> Result<Vec<u16>> {
+        let Some(own) = self.own else { return Ok(Vec::new()) };
+        if !super::is_published(self.host, own)? {
+            return Ok(Vec::new());
         }
-        let at = |position: u32| {
-            usize::try_from(position).ok().and_then(|at| open.get(at)).copied().unwrap_or_default()
+        let all =
+            elements(self.host, &PORTS)?.into_iter().filter_map(|port| encode::mapping(&port));
+        let alike = |(ip, port): &(Ipv4Addr, Mapping)| {
+            *ip == own && Mapping { host_port: 0, ..*port } == Mapping { host_port: 0, ..*mapping }
         };
-        let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
-        for _ in 0..TRIES {
-            let free = lowest_free(count, |position| {
-                Ok(!matches!(self.look(host, &with(at(position)))?, There::Free(_)))
-            })?;
-            let mapping = match free {
-                Some(position) => with(at(position)),
-                None => return Err(Failed::NoFreePort(*asked).into()),
-            };
-            // Somebody may have been faster since.
-            if let there @ There::Free(_) = self.look(host, &mapping)? {
-                return Ok((mapping, there));
-            }
-        }
-        Err(Failed::Contended.into())
+        Ok(all.filter(alike).map(|(_, port)| port.host_port).collect())
     }
-
-    /// The host ports that lead to where `asked` is to lead already.
-    fn given(&mut self, host: &mut Host, asked: &Mapping) -> Result<Vec<u16>> {
-        let Some(ip) = self.own else { return Ok(Vec::new()) };
-        let published = match asked.host_ip {
-            None => all_of(host, &PORTS)?,
-            Some(_) => self.at.clone(),
-        };
-        let port = |element: &Element| element.key.last_chunk::<4>().map(|[a, b, ..]| [*a, *b]);
-        Ok(published
-            .iter()
-            .filter(|element| element.value == value(ip, asked.container_port))
-            .filter_map(|element| Some((element, u16::from_be_bytes(port(element)?))))
-            .filter(|(element, port)| element.key == key(&Mapping { host_port: *port, ..*asked }))
-            .map(|(_, port)| port)
-            .collect())
-    }
-}
-
-/// The container that an element leads to, if it is the one that published it: else its lease has
-/// been given to another, who has not come to take the element out yet.
-fn holder(host: &mut Host, element: &Element) -> Result<Option<Ipv4Addr>> {
-    let Some(ip) = address(&element.value) else { return Ok(None) };
-    let link = host.link(By::Index(index_of(ip)))?;
-    Ok(link.filter(|link| link.name == element.comment).map(|_| ip))
 }

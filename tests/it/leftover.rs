@@ -2,7 +2,6 @@
 //! container that gets its address next.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use nix::libc;
 
@@ -28,12 +27,13 @@ fn one_port(link: &str, host: u16, address: &str) -> Vec<String> {
     ]
 }
 
-/// Starts a container, which has to get the address of the one before, and attaches it.
+/// Asks for that address, which another user's container had.
+const AT: &str = "-containerAddress 10.10.10.2/24";
+
+/// Starts a container, which gets the address of the one before, and attaches it.
 #[track_caller]
 fn next<'w>(user: &User<'w>, publish: &str) -> Container<'w> {
-    let pod = published(user, publish);
-    assert_eq!(pod.address(), format!("{ADDRESS}/24"));
-    pod
+    published(user, &format!("{AT} {publish}"))
 }
 
 /// Takes the wire out of a container from inside, if it has one.
@@ -161,8 +161,7 @@ fn what_waits_for_a_dead_containers_address_is_not_delivered_to_the_next() {
         let heir = world.bob().container();
         queue(&world);
         world.bob().sh(prune).done();
-        world.bob().netsetgo(format!("-pid {heir}")).done();
-        assert_eq!(heir.address(), format!("{ADDRESS}/24"));
+        world.bob().netsetgo(format!("-pid {heir} {AT}")).done();
         assert_eq!(datagrams(&heir), 0, "after {prune}");
         heir.kill();
         world.until("bob's lease to go", || world.leases() == ["ns1002-0"]);
@@ -186,7 +185,7 @@ fn a_run_killed_anywhere_leaves_nothing_that_waits_for_the_next() {
         let heir = bob.container();
         queue(&world);
         let mut steps = 0;
-        let run = Trace::of(&bob, format!("netsetgo -pid {heir} -wait 0"));
+        let run = Trace::of(&bob, format!("netsetgo -pid {heir} -wait 0 {AT}"));
         let killed = run.freeze(|stage| {
             steps += usize::from(stage.part == Part::Parent && stage.call == libc::SYS_sendto);
             steps == step
@@ -195,7 +194,7 @@ fn a_run_killed_anywhere_leaves_nothing_that_waits_for_the_next() {
         if let Some(frozen) = killed {
             frozen.kill();
         }
-        bob.netsetgo(format!("-pid {heir}")).done();
+        bob.netsetgo(format!("-pid {heir} {AT}")).done();
         assert_eq!(datagrams(&heir), 0, "killed after step {step}");
         heir.kill();
         world.until("bob's lease to go", || world.leases() == ["ns1002-0"]);
@@ -344,11 +343,11 @@ fn pruning_takes_out_what_the_dead_left_and_nothing_else() {
     world.root().netsetgo("-prune").done();
     assert_eq!(world.elements(), BTreeSet::new());
     // Where somebody has flushed the rules they are put back, as forwarding is still on.
-    let list = "nft list ruleset | grep -v ' expires \\|\"ns[0-9]*-\\*\"'";
+    let list = "nft list ruleset | grep -v ' : 0x0\\|\"ns[0-9]*-\\*\"'";
     let rules = world.sh(list);
     world.sh("nft flush ruleset");
     alice.netsetgo("-prune").done();
-    assert_eq!(world.sh(list), rules, "all but the users, of whom none has a container");
+    assert_eq!(world.sh(list), rules, "all but the users and who had which address");
 }
 
 #[test]
@@ -358,7 +357,7 @@ fn an_owner_gets_his_port_back_before_the_next_lessee_has_come_to_take_it_out() 
     next(&alice, "-publish 8080:80 -publish 127.0.0.1:8081:80").kill();
     world.until_leases_are(&[]);
     let heir = bob.container();
-    let run = Trace::of(&bob, format!("netsetgo -pid {heir}"));
+    let run = Trace::of(&bob, format!("netsetgo -pid {heir} {AT}"));
     run.freeze(|_| !world.leases().is_empty()).unwrap().kill();
     assert_eq!(leading_to(&world, ADDRESS).len(), 4);
     let again = published(&alice, "-wait 0 -publish 8080:80 -publish 8081:80");
@@ -512,7 +511,7 @@ fn a_helper_stopped_anywhere_and_let_go_leads_nobody_to_the_next_lessee() {
     at_each_step(
         &world,
         &alice,
-        "-publish 8080:80",
+        &format!("{AT} -publish 8080:80"),
         || (),
         |frozen, pod| {
             unwire(pod);
@@ -537,7 +536,7 @@ fn a_helper_killed_anywhere_leads_nobody_to_the_next_lessee() {
     at_each_step(
         &world,
         &alice,
-        "-publish 8080:80",
+        &format!("{AT} -publish 8080:80"),
         || (),
         |frozen, pod| {
             let why = format!("{:?}", frozen.stage);
@@ -562,7 +561,7 @@ fn a_helper_killed_anywhere_leaves_what_a_further_run_completes() {
         next(&bob, "-publish 8090:80").kill();
         world.until_leases_are(&[]);
     };
-    at_each_step(&world, &alice, "-publish 8080:80", before, |frozen, pod| {
+    at_each_step(&world, &alice, &format!("{AT} -publish 8080:80"), before, |frozen, pod| {
         let why = format!("{:?}", frozen.stage);
         frozen.kill();
         alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
@@ -581,7 +580,7 @@ fn a_helper_stopped_anywhere_takes_out_nothing_of_the_next_lessees() {
         next(&alice, "-publish 8080:80").kill();
         world.until_leases_are(&[]);
     };
-    at_each_step(&world, &bob, "-publish 8090:80", before, |frozen, pod| {
+    at_each_step(&world, &bob, &format!("{AT} -publish 8090:80"), before, |frozen, pod| {
         unwire(pod);
         let heir = next(&carol, "-publish 8085:80");
         let (_, why) = let_go(frozen);
@@ -597,11 +596,11 @@ fn a_helper_stopped_anywhere_while_its_container_is_attached_anew_leaves_nothing
     at_each_step(
         &world,
         &alice,
-        "-publish 8080:80",
+        &format!("{AT} -publish 8080:80"),
         || (),
         |frozen, pod| {
             unwire(pod);
-            alice.netsetgo(format!("-pid {pod} -wait 0")).done();
+            alice.netsetgo(format!("-pid {pod} -wait 0 {AT}")).done();
             let (_, why) = let_go(frozen);
             pod.kill();
             world.until_leases_are(&[]);
@@ -681,7 +680,7 @@ fn a_helper_stopped_anywhere_leaves_its_owners_other_wires_alone() {
     at_each_step(
         &world,
         &alice,
-        "-publish 8080:80",
+        &format!("{AT} -publish 8080:80"),
         || (),
         |frozen, pod| {
             unwire(pod);
@@ -702,7 +701,7 @@ fn with_the_ruleset_flushed_meanwhile_a_further_run_heals_everything() {
         next(&bob, "-publish 8090:80").kill();
         world.until_leases_are(&[]);
     };
-    at_each_step(&world, &alice, "-publish 8080:80", before, |frozen, pod| {
+    at_each_step(&world, &alice, &format!("{AT} -publish 8080:80"), before, |frozen, pod| {
         world.sh("nft flush ruleset");
         let (outcome, why) = let_go(frozen);
         match outcome.status {
@@ -716,34 +715,8 @@ fn with_the_ruleset_flushed_meanwhile_a_further_run_heals_everything() {
     });
 }
 
-/// What nft hears of the ruleset while something is done.
-#[track_caller]
-fn heard(world: &World, act: impl FnOnce()) -> String {
-    let monitor = world.root().process("echo $$; exec nft monitor >/run/heard");
-    let hears = |word: &str| {
-        world.sh(&format!("nft add table inet {word}; nft delete table inet {word}"));
-        fs::read_to_string(world.path("/run/heard")).unwrap().contains(word)
-    };
-    world.until("nft to listen", || hears("begun"));
-    act();
-    world.until("nft to have heard everything", || hears("done"));
-    monitor.kill();
-    fs::read_to_string(world.path("/run/heard")).unwrap()
-}
-
-/// Whether the kernel has an element expire that stays, if it is told to (Linux 6.12).
-#[track_caller]
-fn can_expire(world: &World) -> bool {
-    let set =
-        world.sh("nft 'add table inet try; add set inet try marks { type mark; flags timeout; }
-              add element inet try marks { 1 }'
-         nft 'add element inet try marks { 1 timeout 1ms }'; sleep 0.1
-         nft list set inet try marks; nft delete table inet try");
-    !set.contains("elements")
-}
-
 #[test]
-fn nobody_waits_for_a_dead_containers_ports_to_be_taken_out() {
+fn a_dead_containers_ports_are_removed_by_the_next_run_that_meets_them() {
     let world = three_users();
     let (alice, bob) = (world.alice(), world.bob());
     let publish = "-publish 8080:80 -publish 127.0.0.1:8081:80/udp";
@@ -752,118 +725,29 @@ fn nobody_waits_for_a_dead_containers_ports_to_be_taken_out() {
         world.until_leases_are(&[]);
     };
     let none = || assert_eq!(world.elements(), BTreeSet::new());
-    // nft does not listen any more when it hears of the whole table at once.
+    // By the run that gets the address,
     dies();
-    let heard = heard(&world, || {
-        // By who gets the address, by who publishes the ports, and by who comes for that.
-        let heir = next(&bob, "");
-        none();
-        heir.kill();
-        world.until_leases_are(&[]);
-        dies();
-        let other = published(&bob, "-containerAddress 10.10.10.9/24 -publish 8080-8081:80-81/udp");
-        assert_eq!(leading_to(&world, ADDRESS), one_port("ns1000-0", 8080, ADDRESS));
-        alice.netsetgo("-prune").done();
-        assert_eq!(leading_to(&world, ADDRESS), Vec::<String>::new());
-        // Those of one that lives; a run that fails has published nothing.
-        bob.netsetgo(format!("-delete -pid {other}")).done();
-        none();
-        let pod = alice.container();
-        let elsewhere = "ip link set lo up; ip route replace default dev lo";
-        pod.sh(elsewhere);
-        alice.failed(format!("-pid {pod} {publish}"), "default route");
-        none();
-        pod.sh("ip route del default");
-        alice.netsetgo(format!("-pid {pod} -publish 8090:80")).done();
-        pod.sh(elsewhere);
-        alice.failed(format!("-pid {pod} {publish}"), "default route");
-        assert_eq!(leading_to(&world, ADDRESS), one_port("ns1000-0", 8090, ADDRESS));
-    });
-    // Whoever deletes one waits when he closes his socket, and everybody who does that just then.
-    assert_eq!(heard.contains("delete element"), !can_expire(&world), "{heard}");
-}
-
-/// Has elements about port 8080 and [`ADDRESS`] expire, and not so soon.
-fn let_expire(world: &World, names: &[&str]) {
-    for name in names {
-        let element = match *name {
-            "ports" => "tcp . 8080 timeout 1h : 10.10.10.2 . 80",
-            "live" => "tcp . 8080 . 10.10.10.2 . 80 timeout 1h",
-            _ => "10.10.10.2 timeout 1h",
-        };
-        world.sh(&format!("nft add element inet netsetgo {name} '{{ {element} }}'"));
-    }
-}
-
-#[test]
-fn a_wire_is_not_opened_while_what_leads_to_its_address_is_about_to_expire() {
-    let world = three_users();
-    let (alice, bob) = (world.alice(), world.bob());
-    for name in ["ports", "live", "publishing"] {
-        next(&alice, "-publish 8080:80").kill();
-        world.until_leases_are(&[]);
-        let_expire(&world, &[name]);
-        let heir = bob.container();
-        let there = || world.elements().iter().any(|element| element.contains(ADDRESS));
-        let open = || world.sh("ip link show up master brg0").contains("fe:4e:0a:0a:0a:02");
-        let run = Trace::of(&bob, format!("netsetgo -pid {heir} -wait 0"));
-        let frozen = run.freeze(|stage| stage.call == libc::SYS_sendto && open() && there());
-        assert!(frozen.is_none(), "{name}: {:?}", world.elements());
-        assert!(is_attached(&heir) && !there(), "{name}");
-        heir.kill();
-        world.until_leases_are(&[]);
-    }
-}
-
-#[test]
-fn what_is_about_to_expire_is_published_anew_and_stays() {
-    let world = three_users();
-    let alice = world.alice();
-    let pod = next(&alice, "-publish 8080:80");
-    let before = world.elements();
-    if !can_expire(&world) {
-        return;
-    }
-    for names in [&["ports", "live"][..], &["publishing"], &["ports", "live", "publishing"]] {
-        let_expire(&world, names);
-        let listed = alice.netsetgo("-list").done();
-        assert_eq!(listed.contains("8080"), !names.contains(&"ports"), "{listed}");
-        alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
-        assert_eq!(world.elements(), before, "{names:?}");
-    }
-    // By another, whose it was not.
-    let_expire(&world, &["ports", "live"]);
-    let other = published(&alice, "-publish 8080:80");
-    only_this_leads_to(&world, &other, 8080, "the other");
+    let heir = next(&bob, "");
+    none();
+    heir.kill();
+    world.until_leases_are(&[]);
+    // by the one that publishes a port of theirs,
+    dies();
+    let other = published(&bob, "-containerAddress 10.10.10.9/24 -publish 8080-8081:80-81");
     assert_eq!(leading_to(&world, ADDRESS), Vec::<String>::new());
-}
-
-#[test]
-fn in_a_table_of_an_earlier_version_elements_are_taken_out_as_well() {
-    let world = three_users();
-    let alice = world.alice();
-    let flags = "sed -n '/ seen /,/}/d; /flags timeout/p' | wc -l";
-    let expiring = || world.sh(&format!("nft list table inet netsetgo | {flags}"));
-    for how in ["-delete -pid", "-prune; exit", "-pid"] {
-        let pod = next(&alice, "-publish 8080:80 -publish 127.0.0.1:8081:80/udp");
-        assert_eq!(expiring(), "5\n");
-        // Its elements can no more be told to expire.
-        world.sh("nft list ruleset >/run/rules
-                  (echo flush ruleset; sed '/ seen /,/}/!{/flags timeout/d}' /run/rules) | nft -f -");
-        assert_eq!(expiring(), "0\n");
-        let next = match how {
-            "-delete -pid" => pod,
-            _ => {
-                pod.kill();
-                world.until_leases_are(&[]);
-                alice.container()
-            }
-        };
-        alice.netsetgo(format!("{how} {next}")).done();
-        assert_eq!(world.elements(), BTreeSet::new(), "{how}");
-        next.kill();
-        world.until_leases_are(&[]);
-    }
+    // and by -delete. A run that fails has published nothing.
+    bob.netsetgo(format!("-delete -pid {other}")).done();
+    none();
+    let pod = alice.container();
+    let elsewhere = "ip link set lo up; ip route replace default dev lo";
+    pod.sh(elsewhere);
+    alice.failed(format!("-pid {pod} {publish}"), "default route");
+    none();
+    pod.sh("ip route del default");
+    alice.netsetgo(format!("-pid {pod} {AT} -publish 8090:80")).done();
+    pod.sh(elsewhere);
+    alice.failed(format!("-pid {pod} {publish}"), "default route");
+    assert_eq!(leading_to(&world, ADDRESS), one_port("ns1000-0", 8090, ADDRESS));
 }
 
 #[test]
@@ -878,7 +762,6 @@ fn what_waits_for_a_deleted_containers_address_is_not_delivered_to_the_next() {
     queue(&world);
     world.alice().netsetgo(format!("-delete -pid {pod}")).done();
     let heir = next(&world.bob(), "");
-    assert_eq!(heir.address(), format!("{ADDRESS}/24"));
     assert_eq!(datagrams(&heir), 0);
 }
 

@@ -18,7 +18,6 @@ pub(super) fn number(bytes: &[u8]) -> Option<u32> {
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_VALUE: u16 = 2;
 const ELEMENT_FLAGS: u16 = 3;
-const ELEMENT_EXPIRATION: u16 = 5;
 const ELEMENT_USER_DATA: u16 = 6;
 
 /// The elements in an answer.
@@ -36,7 +35,6 @@ fn read_element(bytes: &[u8]) -> Element {
         match kind {
             ELEMENT_KEY => element.key = value(&data),
             ELEMENT_VALUE => element.value = value(&data),
-            ELEMENT_EXPIRATION => element.expires = true,
             ELEMENT_USER_DATA => element.comment = comment(&data),
             ELEMENT_FLAGS => {
                 let flags = number(&data).map(SetElementFlags::from_bits_retain);

@@ -12,6 +12,7 @@ use crate::kernel::netlink::nested;
 
 /// Types of what nft keeps in a set's user data (`libnftnl/udata.h`).
 const SET_KEY_BYTE_ORDER: u8 = 0;
+const SET_VALUE_BYTE_ORDER: u8 = 1;
 const SET_COMMENT: u8 = 7;
 
 /// The most elements in one message: an attribute has 64 KiB at most.
@@ -53,10 +54,15 @@ impl Batch {
         flags.set(SetFlags::Interval, set.ranges);
         flags.set(SetFlags::Concat, set.ranges && set.key.len() > 1);
         flags.set(SetFlags::Map, !set.value.is_empty());
-        flags.set(SetFlags::Timeout, set.lifetime.is_some());
         // nft shows a plain key as it is in memory, unless told that it is in network order.
-        let order: u32 = if matches!(set.key, [Kind::IfName]) { 1 } else { 2 };
-        let mut data = user_data(SET_KEY_BYTE_ORDER, &order.to_ne_bytes());
+        let order = |kinds: &[Kind]| match kinds {
+            [Kind::IfName | Kind::Mark] => 1_u32.to_ne_bytes(),
+            _ => 2_u32.to_ne_bytes(),
+        };
+        let mut data = user_data(SET_KEY_BYTE_ORDER, &order(set.key));
+        if !set.value.is_empty() {
+            data.extend(user_data(SET_VALUE_BYTE_ORDER, &order(set.value)));
+        }
         data.extend(text_data(SET_COMMENT, set.comment));
         let number = u32::try_from(self.messages.len()).unwrap_or_default();
         let mut attributes = vec![
@@ -71,10 +77,6 @@ impl Batch {
         if !set.value.is_empty() {
             attributes.push(SetAttribute::DataType(Kind::concatenated(set.value)));
             attributes.push(SetAttribute::DataLen(length(set.value)));
-        }
-        if let Some(lifetime) = set.lifetime {
-            let milliseconds = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-            attributes.push(SetAttribute::Timeout(milliseconds));
         }
         if flags.contains(SetFlags::Concat) {
             attributes.push(SetAttribute::Description(vec![parts(set.key)]));
@@ -136,13 +138,6 @@ impl Batch {
     /// Adds elements, of which none may be there already (EEXIST).
     pub fn create(&mut self, set: &Set, elements: &[Element]) {
         self.change(set, elements, NfTablesMessage::NewSetElement, NLM_F_CREATE | NLM_F_EXCL);
-    }
-
-    /// Has elements expire at once that are there and stay. They do in a set whose elements can
-    /// (EINVAL), under a kernel that lets a timeout be set anew (Linux 6.12), and else stay.
-    pub fn expire(&mut self, set: &Set, elements: &[Element]) {
-        let expiring = |element: &Element| Element { expires: true, ..element.clone() };
-        self.add(set, &elements.iter().map(expiring).collect::<Vec<_>>());
     }
 
     /// Deletes elements, of which all have to be there (ENOENT).

@@ -5,7 +5,7 @@ mod answer;
 mod batch;
 pub mod expression;
 
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
 use netlink_packet_core::{DefaultNla, NLM_F_ACK};
 use netlink_packet_netfilter::nftables::{
@@ -105,8 +105,6 @@ pub struct Set {
     pub value: &'static [Kind],
     /// Whether its keys are ranges.
     pub ranges: bool,
-    /// After what time an element is gone, if elements can expire: zero is never, unless it is told to.
-    pub lifetime: Option<Duration>,
 }
 
 /// A chain, and if it has a hook, where the kernel calls it.
@@ -158,14 +156,17 @@ pub struct Element {
     pub end: bool,
     /// The last key of a range, where keys have several parts; empty if it is this one.
     pub last: Vec<u8>,
-    /// Whether it does not stay: one that is read still counts, and one that is added goes at once.
-    pub expires: bool,
 }
 
 impl Element {
     /// An element of a set.
     pub fn key(key: Vec<u8>) -> Element {
         Element { key, ..Element::default() }
+    }
+
+    /// The IPv4 address that the key begins with.
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        self.key.first_chunk().copied().map(Ipv4Addr::from)
     }
 
     fn attributes(&self) -> ListAttribute<SetElementAttribute> {
@@ -180,10 +181,6 @@ impl Element {
         }
         if !self.value.is_empty() {
             attributes.push(SetElementAttribute::Data(DataAttribute::Value(self.value.clone())));
-        }
-        if self.expires {
-            // As soon as the kernel can: it counts in ticks, of 1 to 10 ms.
-            attributes.push(SetElementAttribute::Timeout(1));
         }
         if !self.comment.is_empty() {
             attributes.push(SetElementAttribute::UserData(text_data(COMMENT, &self.comment)));

@@ -199,9 +199,16 @@ impl World {
         for set in table.split("\n\t}") {
             let Some((head, elements)) = set.split_once("elements = {") else { continue };
             let name = head.split_whitespace().nth(1).unwrap();
-            if ["publishing", "ports", "ports_at", "live", "live_at"].contains(&name) {
+            if ["publishing", "ports", "live"].contains(&name) {
                 for element in elements.trim_end_matches([' ', '}']).split(',') {
-                    let element: Vec<_> = element.split_whitespace().collect();
+                    let mut element: Vec<_> = element.split_whitespace().collect();
+                    // The protocol first, and no address where it is every one.
+                    if let [address, ".", _, ..] = *element {
+                        element.drain(..2);
+                        if address != "0.0.0.0" {
+                            element.splice(1..1, [".", address]);
+                        }
+                    }
                     all.insert(format!("{name}: {}", element.join(" ")));
                 }
             }
@@ -212,10 +219,7 @@ impl World {
     /// Of these, the ports and where they lead to, in order.
     #[track_caller]
     pub(crate) fn published(&self) -> Vec<String> {
-        let maps = ["ports: ", "ports_at: "];
-        let lead = |element: &String| {
-            maps.iter().find_map(|map| element.strip_prefix(map)).map(str::to_owned)
-        };
+        let lead = |element: &String| element.strip_prefix("ports: ").map(str::to_owned);
         let mut published: Vec<_> = self.elements().iter().filter_map(lead).collect();
         published.sort();
         published

@@ -1,0 +1,44 @@
+//! Changes of the ruleset without a lock. The kernel counts the transactions on it, and carries one out
+//! only if the count (the generation) is still the one that the transaction names.
+
+use nix::errno::Errno;
+
+use crate::kernel::nftables::{Batch, Ruleset};
+use crate::network::Host;
+use crate::network::lease::TRIES;
+use crate::report::error::{Failed, Result};
+
+/// What a look at the ruleset and at the host leads to.
+pub enum Step<T> {
+    /// The work is done, with this outcome.
+    Done(T),
+    /// This transaction does the work, if nothing changes before it. Then this is the outcome.
+    Commit(Batch, T),
+    /// What was seen is over: look again.
+    Again,
+}
+
+/// Repeats `step`, which looks at everything that its transaction depends on, until nothing has changed
+/// between its look and its transaction.
+///
+/// [`Failed::Contended`] if others are faster each time. An ENOENT is the step's own: what its
+/// transaction adds to is not there.
+pub fn optimistic<T>(
+    host: &mut Host,
+    mut step: impl FnMut(&mut Host) -> Result<Step<T>>,
+) -> Result<T> {
+    for _ in 0..TRIES {
+        let generation = host.ruleset("reading its generation", Ruleset::generation)?;
+        let (batch, outcome) = match step(host)? {
+            Step::Done(outcome) => return Ok(outcome),
+            Step::Again => continue,
+            Step::Commit(batch, outcome) => (batch, outcome),
+        };
+        match host.ruleset("changing it", |ruleset| ruleset.commit(batch, Some(generation))) {
+            Ok(()) => return Ok(outcome),
+            Err(error) if error.is(Errno::ERESTART) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Failed::Contended.into())
+}

@@ -1,0 +1,116 @@
+//! Whether the two tables are as they should be. Every attach asks, so that it finds out if the admin, or
+//! another program, has flushed or changed them.
+
+use super::elements;
+use super::forwarding::Forwarding;
+use super::rules::{Setup, VERSION, rules};
+use super::tables::*;
+use crate::kernel::netlink::Error;
+use crate::kernel::nftables::{Element, RuleMark, Ruleset};
+use crate::network::pool::Pool;
+use crate::request::address::Cidr;
+use crate::request::policy::{Grant, HostAccess, Isolation};
+
+/// The tables as they are.
+pub struct Seen {
+    pub setup: Setup,
+    /// All rules are there, in their order and in force, and all elements that this network needs.
+    pub whole: bool,
+    /// The memory of who had which address is there.
+    pub remembers: bool,
+    /// The bridge table knows the user, or does not have to.
+    pub knows_user: bool,
+}
+
+/// Looks at the tables. `setup` is what they should be for this policy and this state of forwarding.
+pub fn look(ruleset: &mut Ruleset, grant: &Grant, forwarding: Forwarding) -> Result<Seen, Error> {
+    let in_force = ruleset.has_table(ROUTED)? && ruleset.has_table(BRIDGED)?;
+    let found = by_chain([ruleset.marks(ROUTED)?, ruleset.marks(BRIDGED)?].concat());
+    let had_nat = || {
+        let nat =
+            |(family, chain, _): &RuleMark| *family == ROUTED.family && chain == BEHIND_HOST.name;
+        found.iter().any(nat)
+    };
+    let setup = Setup {
+        // What an earlier policy with `nat = true` has brought about stays: the host may still forward.
+        nat: grant.nat || had_nat(),
+        no_router: forwarding != Forwarding::Others,
+        isolation: grant.isolation,
+        host_access: grant.host_access,
+    };
+    let wanted = by_chain(rules(setup).map(|rule| rule.mark(VERSION)).collect());
+    let remembers = ruleset.element(&OWNERS, elements::memory(grant).key)?.is_some();
+    Ok(Seen {
+        setup,
+        // A chain or set that a rule names cannot be deleted while the rule is there; elements can.
+        whole: in_force && found == wanted && remembers && has_elements(ruleset, grant, setup)?,
+        remembers,
+        knows_user: grant.isolation != Isolation::User
+            || ruleset.element(&USERS, elements::user(grant.uid).key)?.is_some(),
+    })
+}
+
+/// Rules chain by chain, each chain's in their order.
+fn by_chain(mut rules: Vec<RuleMark>) -> Vec<RuleMark> {
+    rules.sort_by(|(family, chain, _), (other, others, _)| (family, chain).cmp(&(other, others)));
+    rules
+}
+
+/// Whether the sets have what this network needs. Elements are made together, so of many one tells.
+fn has_elements(ruleset: &mut Ruleset, grant: &Grant, setup: Setup) -> Result<bool, Error> {
+    let subnet = grant.address;
+    let pool = Pool::of(subnet);
+    for (set, element) in [
+        (&BRIDGES, elements::bridge(&grant.bridge)),
+        (&WITHIN, elements::within(&grant.bridge)),
+        (&LEASES, elements::lease(pool.nth(0))),
+    ] {
+        if ruleset.element(set, element.key)?.is_none() {
+            return Ok(false);
+        }
+    }
+    if setup.host_access == HostAccess::Published {
+        let servers = ruleset.elements(&NAME_SERVERS)?;
+        let wanted = elements::name_servers(grant);
+        // One that the policy no longer names is wrong as well.
+        if servers.len() != wanted.len() || !wanted.iter().all(|server| servers.contains(server)) {
+            return Ok(false);
+        }
+    }
+    let apart = setup.isolation == Isolation::None
+        || covers(&ruleset.elements(&ADDRESSES)?, &elements::addresses(pool), subnet);
+    Ok(apart && covers(&ruleset.elements(&SUBNETS)?, &elements::subnet(subnet), subnet))
+}
+
+/// Whether a set of ranges has these, and no others in this subnet.
+fn covers(ranges: &[Element], own: &[Element], subnet: Cidr) -> bool {
+    let inside = |element: &Element| {
+        let ip = element.ipv4();
+        // At the subnet's beginning another range may end.
+        let before = element.end && ip == Some(subnet.network());
+        ip.is_some_and(|ip| subnet.contains(ip)) && !before
+    };
+    own.iter().all(|element| ranges.contains(element))
+        && ranges.iter().all(|element| own.contains(element) || !inside(element))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subnet_is_covered_by_its_own_range_alone() {
+        let ranges = |subnets: &[&str]| -> Vec<Element> {
+            subnets.iter().flat_map(|subnet| elements::subnet(subnet.parse().unwrap())).collect()
+        };
+        let subnet = "10.10.8.1/22".parse().unwrap();
+        let own = elements::subnet(subnet);
+        assert!(covers(&ranges(&["10.10.8.1/22"]), &own, subnet));
+        assert!(covers(&ranges(&["10.10.12.1/24", "10.10.8.1/22", "10.10.7.1/24"]), &own, subnet));
+        for others in
+            [&[][..], &["10.10.8.1/24"], &["10.10.0.1/16"], &["10.10.8.1/22", "10.10.9.1/24"]]
+        {
+            assert!(!covers(&ranges(others), &own, subnet), "{others:?}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The host's network: sockets to the kernel, and the capability that changes take.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::Ipv4Addr;
+
+use caps::Capability;
+
+use super::lease::is_of_a_lease;
+use crate::kernel::conntrack::{self, Flows};
+use crate::kernel::link::{self, By, Kind, Link};
+use crate::kernel::netlink::{self, Netlink};
+use crate::kernel::nftables::Ruleset;
+use crate::privilege::caller::Privilege;
+use crate::report::error::{Error, Failed, Result};
+use crate::request::address::IfName;
+
+/// The network of the namespace that this process is in. Links, addresses and routes are read without a
+/// capability; each other request raises CAP_NET_ADMIN for itself.
+pub struct Host<'a> {
+    pub netlink: Netlink,
+    /// Opened when it is needed first.
+    ruleset: Option<Ruleset>,
+    privilege: &'a Privilege,
+}
+
+impl Host<'_> {
+    pub fn open(privilege: &Privilege) -> Result<Host<'_>> {
+        // The kernel asks for the capability at a socket's opening as well as at each request.
+        let _raised = privilege.raise(Capability::CAP_NET_ADMIN)?;
+        let netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
+        Ok(Host { netlink, ruleset: None, privilege })
+    }
+
+    /// Looks an interface up; `None` when there is none.
+    pub fn link(&mut self, by: By) -> Result<Option<Link>> {
+        link::get(&mut self.netlink, by).map_err(Failed::netlink("looking an interface up"))
+    }
+
+    /// Whether an interface has this index.
+    pub fn has_index(&self, index: u32) -> Result<bool> {
+        self.netlink.has_index(index).map_err(Failed::netlink("looking an index up"))
+    }
+
+    /// Whether an interface has this name or alternative name.
+    pub fn has_name(&self, name: &IfName) -> Result<bool> {
+        self.netlink.has_name(name).map_err(Failed::netlink("looking a name up"))
+    }
+
+    /// The host ends of all containers.
+    pub fn leases(&mut self) -> Result<Vec<Link>> {
+        let mut links = link::all(&mut self.netlink, Kind::Veth)
+            .map_err(Failed::netlink("reading the links of containers"))?;
+        links.retain(is_of_a_lease);
+        Ok(links)
+    }
+
+    /// Changes links, addresses or neighbours; `what` is what an error says of it.
+    pub fn change<T>(
+        &mut self,
+        what: &'static str,
+        request: impl FnOnce(&mut Netlink) -> Result<T, netlink::Error>,
+    ) -> Result<T> {
+        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
+        request(&mut self.netlink).map_err(Failed::netlink(what))
+    }
+
+    /// Reads or changes the firewall; likewise.
+    pub fn ruleset<T>(
+        &mut self,
+        what: &'static str,
+        request: impl FnOnce(&mut Ruleset) -> Result<T, netlink::Error>,
+    ) -> Result<T> {
+        let failed = |error| Failed::Firewall(what, error);
+        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
+        let ruleset = match &mut self.ruleset {
+            Some(ruleset) => ruleset,
+            none => none.insert(Ruleset::open().map_err(failed)?),
+        };
+        Ok(request(ruleset).map_err(failed)?)
+    }
+
+    /// Makes the kernel forget flows. They are read first; then `still` says of each container's address
+    /// whether this is still right; then those that were read are deleted, each by its id. So a run that
+    /// is stopped in between deletes no later flow. A kernel that cannot tell its flows is no error.
+    pub fn forget_flows(
+        &mut self,
+        read: impl FnOnce(&mut Netlink) -> Result<Flows, netlink::Error>,
+        mut still: impl FnMut(&mut Self, Ipv4Addr) -> Result<bool>,
+    ) -> Result<()> {
+        let flows = match self.ruleset("reading flows", |ruleset| read(ruleset.socket())) {
+            Err(Error::Failed(Failed::Firewall(..))) => return Ok(()),
+            read => read?,
+        };
+        for (ip, flows) in flows.by_container() {
+            if still(self, ip)? {
+                let forget = |ruleset: &mut Ruleset| conntrack::forget(ruleset.socket(), flows);
+                match self.ruleset("forgetting flows", forget) {
+                    Err(Error::Failed(Failed::Firewall(..))) => {}
+                    done => done?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one of the kernel's switches for networks, which takes CAP_NET_ADMIN
+    /// (`net_ctl_permissions`, `net/sysctl_net.c`).
+    pub fn set_switch(&self, path: &str, value: &str) -> Result<()> {
+        let _raised = self.privilege.raise(Capability::CAP_NET_ADMIN)?;
+        let file = OpenOptions::new().write(true).open(path);
+        let written = file.and_then(|mut file| file.write_all(value.as_bytes()));
+        Ok(written.map_err(|error| Failed::Sysctl(path.into(), value.to_owned(), error))?)
+    }
+}

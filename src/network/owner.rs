@@ -1,0 +1,114 @@
+//! An address belongs to a user. The map `owners` remembers who had each address last. What one user's
+//! container began, published or was sent never reaches a container of another user: an address goes to
+//! another user only after all of that is removed, while the bridge port is still closed. A user's own
+//! address costs one look, and no transaction.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use super::Host;
+use super::lease::{self, Lease, Wanted};
+use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic, owner};
+use crate::kernel::nftables::{Batch, Element, Ruleset};
+use crate::kernel::{conntrack, route};
+use crate::publish::{self, Scope};
+use crate::report::error::{Failed, Result};
+use crate::target::Target;
+
+/// The uid of the user who had the address last. `None`: no user had it since the tables were made.
+pub fn last_user(host: &mut Host, ip: Ipv4Addr) -> Result<Option<u32>> {
+    let key = ip.octets().into();
+    let found = host.ruleset("reading it", |ruleset| ruleset.element(&OWNERS, key))?;
+    Ok(found.as_ref().and_then(uid))
+}
+
+/// The uid in an element of the map `owners`.
+pub fn uid(element: &Element) -> Option<u32> {
+    element.value.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+/// Who had which address last, and which addresses containers publish at, or did.
+pub struct History {
+    owners: HashMap<Ipv4Addr, u32>,
+    publishing: HashSet<Ipv4Addr>,
+}
+
+impl History {
+    pub fn read(host: &mut Host) -> Result<History> {
+        let mut elements =
+            |set| host.ruleset("reading it", |ruleset: &mut Ruleset| ruleset.elements(set));
+        let owner = |element: &Element| Some((element.ipv4()?, uid(element)?));
+        Ok(History {
+            owners: elements(&OWNERS)?.iter().filter_map(owner).collect(),
+            publishing: elements(&PUBLISHING)?.iter().filter_map(Element::ipv4).collect(),
+        })
+    }
+
+    /// What [`claim`] would have to do for this address, the cheapest first: nothing, remove published
+    /// ports of the same user, remove all that another user left.
+    pub fn cost(&self, ip: Ipv4Addr, wanted: &Wanted) -> u32 {
+        let published = self.publishing.contains(&ip);
+        match self.owners.get(&ip) {
+            Some(uid) if *uid != wanted.uid => 2,
+            None if published => 2,
+            // To publish removes what the user's dead containers published in any case.
+            _ => u32::from(published && !wanted.publishes),
+        }
+    }
+}
+
+/// Makes the address of `lease`, whose bridge port is still closed, one of the user `uid`, and removes
+/// whatever leads to it or waits for it.
+///
+/// What a user left at an own address is published ports, which a new container must not inherit. From
+/// another user there are also flows, which would bring that user's late answers.
+pub fn claim(host: &mut Host, uid: u32, lease: &Lease, bridge: u32, target: &Target) -> Result<()> {
+    let ip = lease.address.ip;
+    let last = last_user(host, ip)?;
+    let published = publish::is_published(host, ip)?;
+    if published {
+        publish::remove(host, |host, other| {
+            Ok(match other == ip && is_closed(host, lease, target)? {
+                true => Scope::Everything,
+                false => Scope::Nothing,
+            })
+        })?;
+    }
+    // A packet that waits for the address to be resolved has passed the firewall already.
+    forget_neighbour(host, bridge, ip)?;
+    if last == Some(uid) {
+        return Ok(());
+    }
+    if last.is_some() || published {
+        let read = |netlink: &mut _| conntrack::of_containers(netlink, |end| end == ip);
+        host.forget_flows(read, |host, _| is_closed(host, lease, target))?;
+    }
+    // Last: a run that is killed before this leaves the rest to the next one.
+    optimistic(host, |host| {
+        let mut batch = Batch::default();
+        if !is_closed(host, lease, target)? {
+            return Ok(Step::Done(()));
+        }
+        if let Some(last) = last_user(host, ip)? {
+            batch.delete(&OWNERS, &[owner(ip, last)]);
+        }
+        batch.add(&OWNERS, &[owner(ip, uid)]);
+        Ok(Step::Commit(batch, ()))
+    })
+}
+
+/// Whether the bridge port of `lease` is closed yet. Once it is open, another run for the same container
+/// has done everything. [`Failed::LeaseLost`] if the lease is not the target's any more.
+fn is_closed(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> {
+    match lease::held(host, lease, target)? {
+        Some(link) => Ok(!link.up),
+        None => Err(Failed::LeaseLost.into()),
+    }
+}
+
+/// Makes the kernel forget the neighbour entry of a container, and with it the packets that wait there.
+pub fn forget_neighbour(host: &mut Host, bridge: u32, ip: Ipv4Addr) -> Result<()> {
+    host.change("forgetting the container's neighbour entry", |netlink| {
+        route::forget_neighbour(netlink, bridge, ip)
+    })
+}
