@@ -39,7 +39,7 @@ fn a_container_gets_an_address_a_default_route_and_the_gateway_answers() {
 }
 
 #[test]
-fn containers_that_nobody_keeps_apart_reach_each_other_whoever_started_them() {
+fn containers_that_are_not_kept_apart_reach_each_other_across_users() {
     let none = "[network]\nisolation = \"none\"\n";
     let world = World::with_policy(&format!("{none}{ALICE}[[allow]]\nuser = \"bob\"\n"));
     let first = world.alice().attached();
@@ -87,7 +87,7 @@ fn the_lowest_address_and_slot_that_are_free_are_given_again() {
 }
 
 #[test]
-fn taking_the_wire_out_inside_gives_the_lease_back() {
+fn deleting_the_interface_inside_gives_the_lease_back() {
     let world = World::new();
     let pod = world.alice().attached();
     pod.sh("ip link del veth1");
@@ -97,7 +97,7 @@ fn taking_the_wire_out_inside_gives_the_lease_back() {
 }
 
 #[test]
-fn the_wire_is_what_the_lease_says() {
+fn the_veth_pair_is_what_the_lease_says() {
     let world = World::new();
     let pod = world.alice().attached();
     let (host, inside) = (world.link("ns1000-0"), pod.link("veth1"));

@@ -1,4 +1,4 @@
-//! A caller who means harm: who stops the helper, or wants to read it.
+//! A caller who means harm stops the helper, or wants to read it.
 
 use nix::libc;
 
@@ -62,7 +62,7 @@ fn a_helper_stopped_anywhere_keeps_nothing_of_another_users_container() {
 }
 
 #[test]
-fn a_helper_stopped_anywhere_keeps_nobody_waiting() {
+fn a_helper_stopped_anywhere_keeps_no_other_run_waiting() {
     let world = alice_and_bob();
     let (alice, bob) = (world.alice(), world.bob());
     let (all, targets) = frozen_everywhere(&alice, || alice.container());
@@ -116,7 +116,7 @@ fn is_out_of_reach<'a>(
 }
 
 #[test]
-fn nobody_reads_or_traces_a_helper_at_any_stage() {
+fn no_user_reads_or_traces_a_helper_at_any_stage() {
     let world = alice_and_bob();
     std::fs::write(world.path("/run/pry.py"), PRY).unwrap();
     let alice = world.alice();
@@ -135,7 +135,7 @@ fn nobody_reads_or_traces_a_helper_at_any_stage() {
 }
 
 #[test]
-fn nobody_reads_or_traces_a_helper_that_may_trace_others_itself() {
+fn no_user_reads_or_traces_a_helper_that_may_trace_others_itself() {
     let world = alice_and_bob();
     std::fs::write(world.path("/run/pry.py"), PRY).unwrap();
     let alice = world.alice();

@@ -1,4 +1,4 @@
-//! The audit trail: what the system's log is told, and that nobody depends on it.
+//! The audit trail: what the system's log is told, and that no run depends on the log.
 
 use nix::libc;
 
@@ -250,12 +250,12 @@ fn without_a_log_that_takes_it_everything_goes_on() {
         "mkdir /dev/log",
         ": >/dev/log",
         "ln -s /dev/full /dev/log",
-        // One that nobody listens at any more, one of another type, and one that is not for users.
+        // A socket without a listener, one of another type, and one that is not for users.
         "python3 -c 'import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).bind(\"/dev/log\")'; chmod 666 /dev/log",
         &python("socket.SOCK_STREAM); s.bind(\"/dev/log\"); s.listen()"),
         &python("socket.SOCK_SEQPACKET); s.bind(\"/dev/log\"); s.listen()"),
         &python("socket.SOCK_DGRAM); s.bind(\"/dev/log\")").replace("666", "600"),
-        // One that is full, and that nobody reads.
+        // One that is full, and that no process reads.
         &python(
             "socket.SOCK_DGRAM); s.bind(\"/dev/log\")
 c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); c.connect(\"/dev/log\"); c.setblocking(False)
@@ -280,13 +280,13 @@ except BlockingIOError: pass",
     }
 }
 
-/// Whether the host's end of alice's only wire lets frames pass.
+/// Whether the host end of alice's only veth pair lets frames pass.
 fn is_open(world: &World) -> bool {
     world.sh("ip link show ns1000-0 2>/dev/null || true").contains("UP")
 }
 
 #[test]
-fn killed_anywhere_no_wire_works_and_no_port_leads_anywhere_that_was_not_told() {
+fn killed_anywhere_no_veth_pair_works_and_no_port_leads_anywhere_that_was_not_told() {
     let world = three_users();
     let log = Log::of(&world);
     let alice = world.alice();
@@ -294,7 +294,7 @@ fn killed_anywhere_no_wire_works_and_no_port_leads_anywhere_that_was_not_told() 
     let acts = |stage: &Stage| [libc::SYS_sendto, libc::SYS_recvfrom].contains(&stage.call);
     let first = alice.container();
     let places: Vec<_> = stages(&alice, call(&first)).into_iter().filter(acts).collect();
-    // What a dead container leaves is nobody's.
+    // What a dead container leaves belongs to no container.
     let end = |pod: &Container<'_>| {
         pod.kill();
         world.until_leases_are(&[]);

@@ -133,7 +133,7 @@ fn a_container_whose_bridge_was_deleted_reaches_nothing_and_keeps_its_address() 
         pod.sh("ip address del 10.10.10.3/32 dev veth1");
     }
     assert_eq!(counted(&heir.inside()) + counted(&remote.user()), 0);
-    // Its published port leads to nobody else's.
+    // Its published port leads to no other container.
     assert_eq!(world.root().asks("tcp", HOST, 8080), "nothing");
     alice.failed(format!("-pid {pod}"), REMEDY);
     // It is the firewall that keeps its packets from being routed.

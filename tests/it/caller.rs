@@ -374,7 +374,7 @@ fn each_way_to_come_without_privilege_has_its_own_words() {
     world.sh(&format!("mount -o remount,suid /usr/local/bin; chmod 755 {helper}"));
     alice.failed(format!("-pid {pod}"), "not installed setuid");
     works(&alice);
-    // Somebody else's setuid bit is none.
+    // A setuid bit of another owner counts for nothing.
     world.sh(&format!("chown bob {helper}; chmod 4755 {helper}"));
     alice.failed(format!("-pid {pod}"), "not installed setuid");
     // Root has every right without any of it.
@@ -386,7 +386,7 @@ fn each_way_to_come_without_privilege_has_its_own_words() {
 fn a_user_namespace_is_told_apart_even_with_every_capability_in_it() {
     let world = World::new();
     let pod = world.alice().container();
-    // As in rootless Podman: root inside, who may do anything there and nothing outside.
+    // As in rootless Podman: root inside may do anything there and nothing outside.
     let outcome = world.unchanged(|| pod.inside().by("unshare -mp --fork").netsetgo("-pid 1"));
     outcome.failed("inside a user namespace");
 }

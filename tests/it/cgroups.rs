@@ -1,5 +1,5 @@
-//! A caller who has a control group of his own, as systemd gives one to whoever logs in: he freezes
-//! his runs, kills them all at once, or lets them have no more memory, wherever they are.
+//! A caller who has an own control group, as systemd gives one to each user who logs in, freezes
+//! the runs, kills them all at once, or lets them have no more memory, wherever they are.
 
 use crate::attacks::{alice_and_bob, frozen_everywhere};
 use crate::world::{Container, Frozen, User, World};
@@ -40,7 +40,7 @@ impl<'w> Group<'w> {
 
 impl Drop for Group<'_> {
     fn drop(&mut self) {
-        // Whoever is in it has to end first.
+        // The processes in it have to end first.
         let path = &self.path;
         let _ = self.world.root().sh(&format!(
             "echo 0 >{path}/cgroup.freeze; for pid in $(cat {path}/cgroup.procs); do kill -9 $pid; done
@@ -60,7 +60,7 @@ fn others_go_on(world: &World, bob: &User<'_>) {
     }
 }
 
-/// How many wires there are beside those of the stopped runs: one, and that of the run by which the
+/// How many veth pairs there are beside those of the stopped runs: one, and that of the run by which the
 /// stages were found.
 const BEFORE: usize = 2;
 
@@ -87,7 +87,7 @@ fn grouped<'w>(world: &'w World, mount: &str) -> (Group<'w>, Vec<Frozen>, Vec<Co
 }
 
 #[test]
-fn a_frozen_group_of_runs_holds_nobody_up() {
+fn a_frozen_group_of_runs_holds_no_other_run_up() {
     let world = alice_and_bob();
     let (group, runs, _) = grouped(&world, "cgroup2");
     group.take_in(&runs);

@@ -235,7 +235,7 @@ fn switches_that_keep_users_from_making_namespaces_are_found() {
 }
 
 #[test]
-fn what_somebody_may_miss_is_a_warning() {
+fn what_a_user_may_miss_is_a_warning() {
     let world = World::with_policy(COMPLETE);
     let alice = world.alice();
     // On standard error there is nothing of it, though the trial is an attach like any other.
@@ -277,7 +277,7 @@ fn what_it_says_is_printed_in_one_write() {
 }
 
 #[test]
-fn many_checks_at_once_are_in_nobodys_way() {
+fn many_checks_at_once_disturb_no_other_run() {
     let world = three_users();
     let (alice, bob) = (world.alice(), world.bob());
     let pod = published(&alice, "-publish 8080:80");

@@ -1,4 +1,4 @@
-//! Taking a container's network away again: all of it, and nobody else's.
+//! Taking a container's network away again: all of it, and nothing of others.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ fn delete(user: &User<'_>, pod: &Container<'_>) {
 }
 
 #[test]
-fn the_wire_and_its_ports_are_gone_and_the_namespace_is_as_before() {
+fn the_veth_pair_and_its_ports_are_gone_and_the_namespace_is_as_before() {
     let world = three_users();
     let alice = world.alice();
     let neighbour = published(&alice, "-publish 8000:80");
@@ -86,7 +86,7 @@ fn the_interface_is_found_by_the_name_that_it_was_given() {
         alice.netsetgo(format!("-delete -pid {pod} {delete}")).done();
         assert_eq!(pod.links(), ["lo"], "{attach}");
     }
-    // Of two wires, the one that is named.
+    // Of two veth pairs, the one that is named.
     alice.netsetgo(format!("-pid {pod}")).done();
     pod.sh("ip route del default");
     alice.netsetgo(format!("-pid {pod} -ifname eth0")).done();
@@ -130,7 +130,7 @@ fn root_deletes_anybodys_and_a_user_none_of_roots() {
 }
 
 #[test]
-fn whoever_may_not_attach_it_may_not_delete_it() {
+fn a_user_who_may_not_attach_it_may_not_delete_it() {
     let world = three_users();
     let alice = world.alice();
     let bobs = published(&world.bob(), "-publish 8080:80");
@@ -157,7 +157,7 @@ fn whoever_may_not_attach_it_may_not_delete_it() {
 }
 
 #[test]
-fn an_interface_that_is_no_wire_of_ours_is_left_alone() {
+fn an_interface_that_netsetgo_did_not_make_is_left_alone() {
     let world = three_users();
     let alice = world.alice();
     published(&world.bob(), "-publish 8080:80");
@@ -166,7 +166,7 @@ fn an_interface_that_is_no_wire_of_ours_is_left_alone() {
     for made in [
         "ip link add veth1 type bridge",
         "ip link add veth1 type veth peer name other",
-        // With the very indices of bob's wire, and of the one of alice's other container.
+        // With the indices of bob's veth pair, and of the one of alice's other container.
         "ip link add other index 1242171906 type veth peer name veth1",
         "ip link add other index 1242171907 type veth peer name veth1",
     ] {
@@ -179,7 +179,7 @@ fn an_interface_that_is_no_wire_of_ours_is_left_alone() {
 }
 
 #[test]
-fn a_wire_that_was_renamed_or_taken_down_inside_is_taken_out_all_the_same() {
+fn an_interface_that_was_renamed_or_set_down_inside_is_deleted_all_the_same() {
     let world = three_users();
     let alice = world.alice();
     for harm in [
@@ -241,7 +241,7 @@ fn a_bridge_that_is_deleted_meanwhile_does_not_stand_in_the_way() {
 }
 
 #[test]
-fn old_clients_of_a_deleted_containers_port_reach_nobody() {
+fn old_clients_of_a_deleted_containers_port_reach_no_container() {
     let world = three_users();
     let remote = world.internet();
     let alice = world.alice();
@@ -262,13 +262,13 @@ fn old_clients_of_a_deleted_containers_port_reach_nobody() {
     }
     assert_eq!(asked(&remote.user()), ["nothing"; 2]);
     assert_eq!(asked(&world.root()), ["nothing"; 2]);
-    // A port of his own is as good as any.
+    // An own port can be published all the same.
     world.bob().netsetgo(format!("-pid {heir} -publish 8081:80")).done();
     for conversation in &mut held {
         assert_eq!(conversation.again(), "nothing");
     }
     assert_eq!(remote.user().asks("tcp", HOST, 8081), "bob 192.0.2.9");
-    // And the container that lost its wire gets one again, and its port, but not its clients.
+    // And the container that lost its network gets one again, and its port, but not its clients.
     alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
     assert_eq!(pod.address(), "10.10.10.3/24");
     assert_eq!(remote.user().asks("tcp", HOST, 8080), "alice 192.0.2.9");
@@ -292,7 +292,7 @@ fn any_number_of_deletes_at_once_is_success() {
 }
 
 #[test]
-fn stopped_anywhere_it_holds_nobody_up_and_another_delete_completes_it() {
+fn stopped_anywhere_it_holds_no_other_run_up_and_another_delete_completes_it() {
     let world = three_users();
     let (alice, bob) = (world.alice(), world.bob());
     let call = |pod: &Container<'_>| format!("netsetgo -delete -pid {pod}");
@@ -322,7 +322,7 @@ fn stopped_anywhere_it_holds_nobody_up_and_another_delete_completes_it() {
         delete(&alice, &pod);
         assert_eq!((pod.links(), world.leases()), (vec!["lo".to_owned()], Vec::new()));
         assert_eq!(world.elements().len(), 0, "{place:?}");
-        // Who comes next keeps what is his when the stopped run goes on.
+        // The next container keeps what it has when the stopped run goes on.
         bob.netsetgo(format!("-pid {other} -publish 8080:80")).done();
         assert_eq!(other.address(), "10.10.10.2/24");
         let outcome = world.unchanged(|| frozen.thaw());
@@ -350,7 +350,7 @@ fn killed_anywhere_what_is_left_is_the_containers_own_and_another_delete_takes_i
         if let Some(frozen) = Trace::of(&alice, &call).freeze(|stage| stage.is(&place)) {
             frozen.kill();
         }
-        // The ports go all at once, then the mark that there are any, and then the wire.
+        // The ports go all at once, then the mark that there are any, and then the veth pair.
         let (left, seen) = (pod.links().len() - 1, world.elements());
         let marked = |all: &BTreeSet<String>| all.iter().any(|e| e.starts_with("publishing"));
         assert!(

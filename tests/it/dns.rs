@@ -164,7 +164,7 @@ fn a_resolv_conf_is_printed_in_one_write() {
 }
 
 #[test]
-fn a_resolv_conf_that_cannot_be_printed_is_an_error_and_leaves_no_wire() {
+fn a_resolv_conf_that_cannot_be_printed_is_an_error_and_leaves_no_veth_pair() {
     let world = world("nameserver 192.0.2.53\n");
     let alice = world.alice();
     // For the bridge and the firewall to be there.
@@ -195,7 +195,7 @@ fn comes_to_an_end(world: &World, pod: &Container<'_>) -> crate::world::Outcome 
 }
 
 #[test]
-fn a_resolv_conf_that_is_no_file_holds_nobody_up() {
+fn a_resolv_conf_that_is_no_file_holds_no_run_up() {
     let world = World::new();
     let pod = world.alice().container();
     for make in ["mkfifo -m 644", "mkdir -m 755", "ln -s /dev/zero", "ln -s /dev/tty", "ln -s loop"]

@@ -137,7 +137,7 @@ fn an_interface_inside_that_poses_as_ours_is_an_error() {
     let world = World::new();
     let alice = world.alice();
     let (real, fake) = (alice.attached(), alice.container());
-    // Everything that the inside can say of the first container's wire: names, addresses, and a
+    // Everything that the inside can say of the first container's veth pair: names, addresses, and a
     // peer of that very index, which may even be in another namespace.
     let seen = real.link("veth1");
     let (mac, index) = (seen["address"].as_str().unwrap(), seen["ifindex"].as_u64().unwrap());
@@ -156,7 +156,7 @@ fn an_interface_inside_that_poses_as_ours_is_an_error() {
 }
 
 #[test]
-fn the_wire_of_another_user_is_not_reported_as_the_callers() {
+fn the_veth_pair_of_another_user_is_not_reported_as_the_callers() {
     let world = World::new();
     let pod = world.alice().container();
     world.root().netsetgo(format!("-pid {pod}")).done();
@@ -213,7 +213,7 @@ fn a_fork_beyond_the_process_limit_is_an_error_before_any_change() {
 }
 
 #[test]
-fn a_container_that_has_a_default_route_keeps_it_and_gets_no_wire() {
+fn a_container_that_has_a_default_route_keeps_it_and_gets_no_interface() {
     let world = World::new();
     let neighbour = world.alice().attached();
     let pod = world.alice().container();
@@ -228,7 +228,7 @@ fn standard_output_that_takes_nothing_is_an_error() {
     let world = World::new();
     let alice = world.alice();
     let neighbour = alice.attached();
-    // The last is a pipe that nobody reads.
+    // The last is a pipe that no process reads.
     let pipe = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); \
                 os.execvp(sys.argv[1], sys.argv[1:])";
     for (before, after) in [

@@ -106,7 +106,7 @@ fn is_done_inside(stage: &Stage) -> bool {
 }
 
 #[test]
-fn whoever_has_read_its_arguments_has_a_filter_and_whoever_is_inside_has_two() {
+fn a_run_that_has_read_its_arguments_has_a_filter_and_its_child_inside_has_two() {
     let world = World::new();
     for user in [world.alice(), world.root()] {
         let (mut filtered, mut inside) = (false, false);

@@ -87,7 +87,7 @@ fn a_firewall_that_is_whole_is_not_written_again() {
     let (alice, bob) = (world.alice(), world.bob());
     let pod = alice.container();
     assert!(changes(&alice, &format!("-pid {pod}")) > 0);
-    // A user who comes for the first time is put into a set.
+    // A user who attaches for the first time is put into a set.
     assert!(changes(&bob, &format!("-pid {}", bob.container())) > 0);
     let rules = world.sh("nft -a list ruleset");
     for user in [&alice, &bob] {
@@ -148,7 +148,7 @@ const HARM: [&str; 32] = [
 ];
 
 #[test]
-fn a_firewall_that_somebody_broke_is_healed_by_the_next_attach() {
+fn a_firewall_that_the_admin_broke_is_healed_by_the_next_attach() {
     let world = World::new();
     let remote = world.internet();
     remote.user().serves("remote", "7");
@@ -347,7 +347,7 @@ fn two_first_attaches_at_once_make_one_firewall() {
 }
 
 #[test]
-fn somebody_who_keeps_changing_the_ruleset_keeps_nobody_from_attaching() {
+fn a_ruleset_that_others_keep_changing_keeps_no_user_from_attaching() {
     let world = World::with_policy(&format!("{ALICE}links = 60\npublish = [\"8000-8999\"]\n"));
     let remote = world.internet();
     remote.user().serves("remote", "7");

@@ -112,7 +112,7 @@ fn of_a_container_that_has_stopped_nothing_is_left() {
 }
 
 #[test]
-fn the_wire_of_a_container_that_has_stopped_is_waited_for() {
+fn the_veth_pair_of_a_container_that_has_stopped_is_waited_for() {
     let world = World::with_policy(&format!("{}[[allow]]\nuser = \"bob\"\n", publishing()));
     let (alice, bob) = (world.alice(), world.bob());
     let pod = alice.container();
@@ -429,7 +429,7 @@ fn standard_input_may_be_closed_or_nothing_that_can_be_read() {
 }
 
 #[test]
-fn somebody_elses_container_is_refused_in_the_usual_words() {
+fn another_users_container_is_refused_in_the_usual_words() {
     let world = World::new();
     let alice = world.alice();
     let bobs = world.bob().container();
@@ -524,7 +524,7 @@ fn the_state_is_read_as_the_caller_and_with_nothing_in_effect() {
 }
 
 #[test]
-fn a_runtime_that_never_ends_its_state_holds_nobody_up() {
+fn a_runtime_that_never_ends_its_state_holds_no_other_run_up() {
     let world = World::with_policy(&format!("{ALICE}[[allow]]\nuser = \"bob\"\n"));
     let alice = world.alice();
     let waiting = alice.process(

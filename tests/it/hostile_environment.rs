@@ -1,5 +1,5 @@
-//! What a caller can give a setuid program beside its arguments, beyond what `caller` tries: and what
-//! he can do to it from outside while it runs.
+//! What a caller can give a setuid program beside its arguments, beyond what `caller` tries, and what
+//! a caller can do to it from outside while it runs.
 
 use nix::libc;
 
@@ -54,7 +54,7 @@ fn a_thousand_descriptors_come_in_and_none_stays() {
     let alice = world.alice();
     alice.attached();
     let pod = alice.container();
-    // Of every kind: files, directories, sockets, and a pipe at whose other end somebody waits.
+    // Of every kind: files, directories, sockets, and a pipe at whose other end a process waits.
     let open = "import os, socket, sys, resource; \
                 resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048)); r, w = os.pipe(); \
                 kept = [socket.socket(k, socket.SOCK_DGRAM) for k in (socket.AF_UNIX, socket.AF_INET, socket.AF_NETLINK)]; \
@@ -70,7 +70,7 @@ fn a_thousand_descriptors_come_in_and_none_stays() {
             return;
         }
         most = most.max(files);
-        // The first that anybody else could notice.
+        // The first that others could notice.
         if [libc::SYS_pidfd_open, libc::SYS_socketpair, libc::SYS_setns, libc::SYS_sendto]
             .contains(&stage.call)
         {
@@ -102,7 +102,7 @@ fn a_full_pipe_as_standard_error_holds_up_the_caller_alone() {
     let neighbour = bob.attached();
     let pod = alice.container();
     alice.sh("mkfifo /tmp/full").done();
-    // Nobody reads what is in it; the shell that holds it open says when there is no more room.
+    // No process reads what is in it; the shell that holds it open says when there is no more room.
     let _full = alice.process(
         "exec python3 -c '
 import os, time
@@ -120,7 +120,7 @@ time.sleep(999)'",
             world.sh(&format!("cat /proc/{run}/wchan /proc/{run}/syscall")).contains("pipe_write")
         };
         world.until("it to wait for its reader", waits);
-        // With nothing in its hands.
+        // It holds no privilege and no descriptor any more.
         let held = world.sh(&format!("grep -E '^Cap(Prm|Eff)' /proc/{run}/status"));
         assert_eq!(held.matches("0000000000000000").count(), 2, "{held}");
         let other = bob.attached();
@@ -136,7 +136,7 @@ try:
     while True: os.write(f, bytes(4096))
 except BlockingIOError: pass'");
     }
-    // A pipe that does not block, and that nobody reads, is an error in the end.
+    // A pipe that does not block, and that no process reads, is an error in the end.
     let nonblocking = |call: &str| {
         alice.sh(&format!(
             "exec python3 -c '

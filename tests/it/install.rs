@@ -115,7 +115,7 @@ fn file_capabilities_are_installed_in_place_of_the_setuid_bit() {
 }
 
 #[test]
-fn nobody_but_root_can_install() {
+fn only_root_can_install() {
     let world = world();
     gave_up(&world, world.alice().sh("/run/tree/install.sh --prefix /tmp/prefix"), "sudo");
 }

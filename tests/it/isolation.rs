@@ -130,7 +130,7 @@ fn the_host_is_no_way_round() {
 }
 
 #[test]
-fn published_ports_are_reached_whoever_is_kept_from_whom() {
+fn published_ports_are_reached_whatever_the_isolation() {
     for isolation in ["user", "container", "none"] {
         let world = world(&format!("isolation = \"{isolation}\""));
         let remote = world.internet();
@@ -176,18 +176,18 @@ fn a_policy_that_is_changed_holds_for_all_from_the_next_attach_on() {
     ] {
         world.policy(&policy(&format!("isolation = \"{isolation}\"")));
         world.bob().netsetgo(format!("-pid {}", pods[2])).done();
-        // Who has not been answered before is not asked for again at once.
+        // An address that did not answer before is not asked for again at once.
         pods.iter().for_each(|pod| drop(pod.sh("ip neigh flush dev veth1")));
         assert_eq!(who_reaches_whom(&pods), reached, "{isolation}");
     }
-    // Or by the administrator's hand.
+    // Or the admin says where it is.
     world.policy(&policy("isolation = \"container\""));
     world.root().netsetgo("-prune").done();
     assert_eq!(who_reaches_whom(&pods), [false; 3]);
 }
 
 #[test]
-fn containers_of_one_user_reach_each_other_whoever_healed_the_firewall() {
+fn containers_of_one_user_reach_each_other_when_another_healed_the_firewall() {
     let world = world("");
     let pods = three(&world);
     for harm in [
@@ -267,7 +267,7 @@ fn roots_containers_are_those_of_a_user_too() {
     };
     let (first, second) = (attached(""), attached(""));
     let hers = server(&world.alice());
-    // One that he has named otherwise is nobody's: not hers, and not of his others.
+    // A host end that the admin named otherwise belongs to no user: not to her, and not to him.
     let named = attached("-vethNamePrefix tower -ifname veth1");
     assert_eq!(world.leases().len() + 1, 4);
     let told = [
@@ -333,7 +333,7 @@ fn of_the_host_a_container_reaches_ping_and_published_ports() {
             world.sh("busybox ping -c 1 -W 10 10.10.10.2 >/dev/null");
             // Others reach the host as before.
             assert_eq!(remote.user().asks("tcp", HOST, 9), "host 192.0.2.9");
-            // And it is not the way out that this is about.
+            // This is not about what leaves the host.
             let out = pod.inside().asks("tcp", REMOTE, 7);
             assert_eq!(out != "nothing", !network.contains("nat"), "{network}: {out}");
         }
@@ -393,7 +393,7 @@ fn a_container_whose_bridge_was_deleted_is_not_heard_by_the_host() {
             pod.sh(&format!("bash -c 'for try in 1 2; do echo x >/dev/udp/{HOST}/9; done'"));
         };
         world.sh("ip link delete brg0");
-        // It sends to its own port of the former bridge, whose address it can think of.
+        // It sends to its own port of the former bridge, whose MAC it can guess.
         pod.sh("ip neighbour replace 10.10.10.1 lladdr fe:4e:0a:0a:0a:02 dev veth1");
         send();
         assert_eq!(counted(&world.root()), 0, "{network}");

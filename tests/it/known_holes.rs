@@ -38,7 +38,7 @@ fn cve_2018_6556_to_delete_by_a_path_opens_nothing_and_wakes_nobody() {
         alice.process("echo $$; exec 3>/tmp/fifo; exit 1"),
         world.root().process("echo $$; exec 3>/run/roots-fifo; exit 1"),
     ];
-    // Devices that do something when they are opened, if somebody may.
+    // Devices that do something when a process opens them that may.
     for path in ["/tmp/fifo", "/run/roots-fifo", "/tmp/link", "/dev/ptmx", "/dev/tty", "/dev/kmsg"]
     {
         alice.refused(format!("-delete -netns {path}"), NOT_YOURS);

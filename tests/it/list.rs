@@ -1,4 +1,4 @@
-//! Who has which address: what the list says has to be what `ip`, `nft` and `/proc` say.
+//! Which container has which address: what the list says has to be what `ip`, `nft` and `/proc` say.
 
 use std::time::{Duration, Instant};
 
@@ -125,7 +125,7 @@ fn nothing_is_changed_by_it_and_nothing_needed_for_it() {
 }
 
 #[test]
-fn anybody_may_and_whoever_has_no_privilege_misses_but_the_ports() {
+fn every_user_may_list_and_without_privilege_only_the_ports_are_missing() {
     let world = three_users();
     published(&world.alice(), "-publish 8080:80");
     let whole = listed(&world.user("dave"))["leases"].take();
@@ -194,7 +194,7 @@ fn three_hundred_leases_are_listed_at_once() {
 }
 
 #[test]
-fn what_somebody_else_wrote_does_not_break_the_table() {
+fn what_another_wrote_does_not_break_the_table() {
     let world = World::new();
     let alice = world.alice();
     let (pod, other) = (alice.attached(), alice.attached());
@@ -256,7 +256,7 @@ fn what_only_looks_like_a_lease_is_none() {
         "ip link add ns1000-5 type veth peer name x",
         "ip link add ns1000-5 type veth peer name x; ip link set ns1000-5 master brg0",
         "ip link add ns1000-5 type bridge",
-        // The index alone: 10.10.10.7, in no bridge, and not of a wire.
+        // The index alone: 10.10.10.7, at no bridge, and not of a veth pair.
         "ip link add x index 1242171911 type veth peer name y",
         "ip link add x index 1242171911 type bridge; ip address add 10.10.10.77/32 dev x",
         // With a lease's group, and both ends here.
@@ -278,7 +278,7 @@ fn what_only_looks_like_a_lease_is_none() {
         world.sh("for link in x y ns1000-5; do ip link del $link 2>/dev/null; done
                   [ ! -e /run/netns/z ] || ip netns del z");
     }
-    // Whatever root calls a wire, it is one by its index; in root's other bridges as well.
+    // A lease is one by its index, however root names the host end; at root's other bridges as well.
     world.sh("ip netns add roots; ip netns add more");
     world.root().netsetgo("-netns /run/netns/roots -vethNamePrefix ns1000-x").done();
     let tower = "-netns /run/netns/more -bridgeName tower -bridgeAddress 192.168.9.1/24";
@@ -292,7 +292,7 @@ fn what_only_looks_like_a_lease_is_none() {
 }
 
 #[test]
-fn a_wire_whose_bridge_was_deleted_is_listed_and_what_to_do_is_said() {
+fn a_veth_pair_whose_bridge_was_deleted_is_listed_and_what_to_do_is_said() {
     let world = World::with_policy(&format!("{ALICE}[[allow]]\nuid = 1001\n"));
     let (alice, bob) = (world.alice(), world.bob());
     let pods = [alice.attached(), alice.attached()];
@@ -336,7 +336,7 @@ fn how_much_of_the_quota_is_used_is_told_to_whom_has_one() {
 }
 
 #[test]
-fn ports_that_outlived_their_container_are_nobodys() {
+fn ports_that_outlived_their_container_belong_to_no_container() {
     let world = three_users();
     published(&world.alice(), "-publish 8080:80").kill();
     world.until_leases_are(&[]);

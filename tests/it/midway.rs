@@ -67,7 +67,7 @@ fn a_target_that_goes_is_gone_and_nothing_is_left() {
 }
 
 #[test]
-fn a_child_that_its_owner_kills_costs_nobody_else_anything() {
+fn a_child_that_its_owner_kills_costs_others_nothing() {
     let world = World::new();
     let alice = world.alice();
     let kill = |frozen: &Frozen, _: &Container<'_>| {
@@ -122,7 +122,7 @@ fn whatever_happens_inside_meanwhile_the_host_stays_as_it_is() {
 }
 
 #[test]
-fn a_bridge_that_is_changed_meanwhile_leaves_no_wire_behind_a_failure() {
+fn a_bridge_that_is_changed_meanwhile_leaves_no_veth_pair_behind_a_failure() {
     let world = World::new();
     let alice = world.alice();
     for harm in [
@@ -188,7 +188,7 @@ fn an_error_says_that_the_bridge_went_meanwhile_and_what_to_do() {
 }
 
 #[test]
-fn a_wire_that_is_taken_out_meanwhile_is_not_said_to_have_another_route() {
+fn a_veth_pair_that_is_deleted_meanwhile_is_not_said_to_have_another_route() {
     let world = World::new();
     let alice = world.alice();
     let again = |pod: &Container<'_>| Trace::of(&alice, format!("netsetgo -pid {pod}"));

@@ -197,7 +197,7 @@ fn a_bridge_of_others_is_routed_after_an_upgrade() {
 }
 
 #[test]
-fn a_port_that_somebody_else_forwards_leads_on_where_the_host_is_no_router() {
+fn a_port_that_others_forward_leads_on_where_the_host_is_no_router() {
     let world = World::new();
     let (a, _b) = neighbours(&world);
     world.alice().attached();
@@ -229,7 +229,7 @@ fn a_router_stays_one() {
 }
 
 #[test]
-fn whoever_writes_1_makes_the_host_a_router_with_the_next_attach() {
+fn to_write_1_makes_the_host_a_router_with_the_next_attach() {
     let world = World::new();
     let (a, _b) = neighbours(&world);
     let pod = world.alice().attached();
@@ -237,7 +237,7 @@ fn whoever_writes_1_makes_the_host_a_router_with_the_next_attach() {
     world.sh("echo 1 >/proc/sys/net/ipv4/ip_forward");
     world.alice().netsetgo(format!("-pid {pod}")).done();
     assert_eq!((ip_forward(&world).as_str(), across(&a).as_str()), ("1", "b 172.16.1.9"));
-    // And whoever writes 0 makes it none again.
+    // And to write 0 makes it none again.
     world.sh("echo 0 >/proc/sys/net/ipv4/ip_forward");
     world.alice().netsetgo(format!("-pid {pod}")).done();
     assert_eq!((ip_forward(&world).as_str(), across(&a).as_str()), ("2", "nothing"));

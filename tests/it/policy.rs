@@ -11,7 +11,7 @@ fn without_a_policy_only_root_may_attach() {
 }
 
 #[test]
-fn an_empty_policy_allows_nobody() {
+fn an_empty_policy_allows_no_user() {
     let world = World::with_policy("");
     let pod = world.alice().container();
     world.alice().refused(format!("-pid {pod}"), "not allowed");
@@ -47,7 +47,7 @@ fn a_policy_that_is_no_regular_file_is_refused_for_all() {
 }
 
 #[test]
-fn a_policy_that_the_caller_may_not_read_allows_him_nothing() {
+fn a_policy_that_the_caller_may_not_read_allows_nothing() {
     let world = World::new();
     let pod = world.alice().container();
     world.sh("chmod 600 /etc/netsetgo.toml");
@@ -72,7 +72,7 @@ fn users_and_groups_are_matched_by_name_and_by_number() {
 }
 
 #[test]
-fn a_user_or_group_that_there_is_not_matches_nobody() {
+fn a_user_or_group_that_there_is_not_matches_no_user() {
     let world = World::with_policy(
         "[[allow]]\nuser = \"nobody-of-this-name\"\n[[allow]]\ngroup = \"none\"\n\
          [[allow]]\nuser = \"\"\n[[allow]]\ngroup = \"\"\n[[allow]]\nuser = \"1000\"\n",
@@ -163,7 +163,7 @@ fn a_policy_that_does_not_read_names_line_and_column() {
 }
 
 #[test]
-fn what_users_write_into_the_account_files_shuts_nobody_out() {
+fn what_users_write_into_the_account_files_shuts_no_user_out() {
     let world = World::new();
     let pod = world.alice().container();
     // chfn(1) lets a user write any bytes of one byte a character.

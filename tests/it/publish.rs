@@ -1,4 +1,4 @@
-//! Published ports: who reaches them, and which are refused. What outlives a container is in
+//! Published ports: what reaches them, and which are refused. What outlives a container is in
 //! `leftover`.
 
 use crate::world::{ALICE, Container, HOST, REMOTE, User, World, json};
@@ -100,7 +100,7 @@ fn what_is_published_on_one_address_is_reached_by_no_other() {
             for (who, inside) in
                 [(world.root(), false), (other.inside(), true), (remote.user(), true)]
             {
-                // From elsewhere 127.0.0.1 is somebody else's.
+                // From elsewhere 127.0.0.1 is another host's.
                 if inside && asked == "127.0.0.1" {
                     continue;
                 }
@@ -114,7 +114,7 @@ fn what_is_published_on_one_address_is_reached_by_no_other() {
 }
 
 #[test]
-fn no_wire_leads_to_the_hosts_own_127_0_0_1() {
+fn no_interface_leads_to_the_hosts_own_127_0_0_1() {
     let world = World::with_policy(&publishing("\"8000-8999\""));
     let remote = world.internet();
     let pod = published(&world.alice(), "-publish 8001:80/udp -publish 127.0.0.1:8002:80/udp");
@@ -376,13 +376,13 @@ fn a_container_that_cannot_be_configured_publishes_nothing() {
 }
 
 #[test]
-fn ports_that_nobody_can_be_told_of_are_not_published() {
+fn ports_that_cannot_be_reported_are_not_published() {
     let world = three_users();
     let alice = world.alice();
     let pod = alice.container();
     let call = format!("-pid {pod} -publish 8090:80 -publish 127.0.0.1:8091:80");
     alice.netsetgo(format!("{call} -json >/dev/full")).failed("standard output");
-    // What is left leads to nobody, and is in nobody's way.
+    // What is left leads nowhere, and is in no other's way.
     assert_eq!(world.leases(), Vec::<String>::new());
     let other = alice.container();
     alice.netsetgo(format!("-pid {other} -publish 8090:80 -publish 127.0.0.1:8091:80")).done();
@@ -525,11 +525,11 @@ fn a_client_follows_a_port_that_leads_to_another_port_of_the_same_address() {
 }
 
 #[test]
-fn a_port_that_is_published_takes_no_client_of_a_program_that_talks_to_him_there() {
+fn a_port_that_is_published_takes_no_client_of_a_program_that_talks_to_it_there() {
     let world = three_users();
     let remote = world.internet();
     published(&world.bob(), "-publish 8000:80");
-    // It waits for nobody else any more, so the port is free to be published.
+    // It waits for no other client any more, so the port is free to be published.
     let script = "exec python3 -c '
 import os, socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

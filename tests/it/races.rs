@@ -75,7 +75,7 @@ fn two_hundred_attaches_at_once_by_four_users_keep_every_rule() {
         }
         assert_eq!(attached, links, "{user}");
     }
-    // Nobody was fast enough to leave a gap.
+    // No run was fast enough to leave a gap.
     assert_eq!(addresses.len(), 106);
     assert_eq!(world.leases().len(), 106);
     let ports = world.ip("link show master brg0");
@@ -154,7 +154,7 @@ fn killed_before_any_of_its_changes_the_next_run_completes_them() {
 }
 
 #[test]
-fn one_container_attached_by_many_runs_at_once_gets_one_wire() {
+fn one_container_attached_by_many_runs_at_once_gets_one_veth_pair() {
     let world = World::new();
     let alice = world.alice();
     let pod = alice.container();

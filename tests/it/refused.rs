@@ -42,7 +42,7 @@ fn another_users_container_is_refused_also_once_it_is_attached() {
 }
 
 #[test]
-fn a_process_that_does_not_exist_reads_like_one_of_somebody_else() {
+fn a_process_that_does_not_exist_reads_like_one_of_another_user() {
     let world = World::new();
     let (bobs, hidden) = (world.bob().container(), undumpable(&world.bob()));
     let gone = world.alice().container();
@@ -99,7 +99,7 @@ fn a_namespace_that_root_made_is_refused() {
 }
 
 #[test]
-fn a_namespace_of_alices_is_refused_to_bob_even_if_he_was_put_there() {
+fn a_namespace_of_alices_is_refused_to_bob_even_if_bob_was_put_there() {
     let world = World::with_policy("[[allow]]\nuser = \"bob\"\n");
     let alices = world.alice().container();
     let bobs = world.root().process(&format!(
@@ -139,7 +139,7 @@ fn a_file_that_is_no_network_namespace_is_refused() {
 }
 
 #[test]
-fn nobody_is_woken_at_the_other_end_of_a_fifo() {
+fn no_process_is_woken_at_the_other_end_of_a_fifo() {
     let world = World::new();
     let alice = world.alice();
     alice.sh("mkfifo /tmp/fifo").done();

@@ -12,7 +12,7 @@ const DOCUMENT: &str = include_str!("../../docs/runners.md");
 /// The directory of the bundle that the recipes make, in alice's home.
 const BUNDLE: &str = "/home/alice/web";
 
-/// A host of somebody's who runs containers: alice has a home, a runtime directory and subordinate
+/// A host for containers: alice has a home, a runtime directory and subordinate
 /// ids, and what runners share is this host's own.
 fn world() -> World {
     world_with(&format!("{ALICE}publish = [\"8000-8999\"]\n"))

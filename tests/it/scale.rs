@@ -44,7 +44,7 @@ fn one_more_of_900_containers_costs_about_what_one_more_of_10_does() {
 fn the_port_after_the_last_is_an_error() {
     let world = World::new();
     let pod = world.alice().attached();
-    // Both ends of a wire may be ports.
+    // Both ends of a veth pair may be ports.
     let others: String = (0..511)
         .map(|n| {
             format!(

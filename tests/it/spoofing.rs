@@ -1,4 +1,4 @@
-//! What a container sends as somebody else: it goes nowhere, not even into the bridge's table.
+//! What a container sends as another: it goes nowhere, not even into the bridge's table.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ const NOBODY: &str = "10.10.10.77";
 /// No frames.
 const NONE: [usize; 0] = [];
 
-/// A world in which nothing but the filter against forged frames keeps any from anybody.
+/// A world in which nothing but the filter against forged frames drops any.
 fn open_world() -> World {
     World::with_policy(&format!("[network]\nisolation = \"none\"\nhost_access = \"all\"\n{ALICE}"))
 }
@@ -39,11 +39,11 @@ fn places() -> [(Mac, &'static str); 3] {
     [(mac_of(OTHER), OTHER), (mac_of(HOST), HOST), (BROADCAST, "10.10.10.255")]
 }
 
-/// What it may not: each with what it is.
+/// What a container may not send: each with what it is.
 fn forged() -> Vec<(String, Frame)> {
     let own = mac_of(OWN);
     let macs = [OTHER, HOST, NOBODY].map(mac_of);
-    // Of the host's end of its own wire, of a card, and of one that differs in a bit.
+    // Of its own host end, of a network card, and of one that differs in a bit.
     let macs =
         [&macs[..], &[[0xfe, 0x4e, 10, 10, 10, 2], [2, 0, 0, 0, 0, 1], mac_of("10.10.10.6")]]
             .concat();
@@ -103,7 +103,7 @@ fn forged() -> Vec<(String, Frame)> {
         let dhcp = Frame::udp(to, own, OWN, target, 67);
         add(format!("a DHCP server to {target}"), dhcp);
     }
-    // To the link-local groups, of which :01 is nobody's ever.
+    // To the link-local groups, of which no bridge ever forwards :01.
     for last in (0..16).filter(|last| *last != 1) {
         let group = [0x01, 0x80, 0xc2, 0, 0, last];
         add(format!("STP to {group:x?}"), Frame::new(group, own, &[0, 38], &STP));
@@ -142,7 +142,7 @@ const STP: [u8; 38] = {
 };
 
 /// Has `pod` send frames. Gives the numbers of those that arrive: at the other container, at the host,
-/// or at the host's end of the other's wire.
+/// or at the host end of the other container.
 #[track_caller]
 fn arriving(
     world: &World,
@@ -160,7 +160,7 @@ fn arriving(
 }
 
 #[test]
-fn what_a_container_sends_as_somebody_else_arrives_nowhere() {
+fn what_a_container_sends_as_another_arrives_nowhere() {
     for nf_call in [1, 0] {
         let world = open_world();
         let (pod, other) = (world.alice().attached(), world.alice().attached());
@@ -185,7 +185,7 @@ fn what_a_container_sends_as_somebody_else_arrives_nowhere() {
 }
 
 #[test]
-fn what_a_container_claims_by_arp_is_believed_by_nobody() {
+fn what_a_container_claims_by_arp_is_not_believed() {
     let world = open_world();
     let (pod, other) = (world.alice().attached(), world.alice().attached());
     let own = mac_of(OWN);
@@ -230,7 +230,7 @@ fn a_container_that_takes_another_address_is_cut_off() {
                  ip link set veth1 up";
     pod.sh(gone);
     assert_eq!(reaches(), nothing());
-    // All of another lease that nobody has, but for the port.
+    // All of another lease that is free, but for the port.
     pod.sh(moved);
     assert_eq!(reaches(), nothing());
     pod.sh("ip address del 10.10.10.9/24 dev veth1; ip address add 10.10.10.2/24 dev veth1");
@@ -238,7 +238,7 @@ fn a_container_that_takes_another_address_is_cut_off() {
     pod.sh("ip link set veth1 down; ip link set veth1 address 02:4e:0a:0a:0a:02
             ip link set veth1 up");
     assert_eq!(reaches(), served(OWN));
-    // A second one beside its own is nobody's either.
+    // A second one beside its own is not leased either.
     pod.sh("ip address add 10.10.10.9/24 dev veth1; ip route replace 10.10.10.0/24 dev veth1 src 10.10.10.9");
     assert_eq!(reaches(), nothing());
     world.sh("nft delete table bridge netsetgo");
@@ -296,13 +296,13 @@ fn frames_of_others_at_a_bridge_of_the_administrators_pass() {
 }
 
 #[test]
-fn nobody_at_a_port_of_the_administrators_takes_a_containers_place_in_the_bridges_table() {
+fn a_host_at_a_port_of_the_admins_takes_no_containers_place_in_the_bridges_table() {
     let world = open_world();
     let lan = world.lan_at_the_bridge();
     let _pod = world.alice().attached();
     lan.sh("ip link set eth0 address 02:4e:0a:0a:0a:02");
     let entry = || {
-        // Nobody answers: what is for this address goes to one of the two.
+        // No host answers: what is for this address goes to one of the two.
         let _ = lan.user().sh("busybox ping -c 1 -W 1 10.10.10.1");
         world.sh("bridge fdb show br brg0 | grep ^02:4e:0a:0a:0a:02")
     };

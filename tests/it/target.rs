@@ -101,7 +101,7 @@ fn a_namespace_file_is_attached_wherever_it_is() {
         alice.netsetgo(format!("-netns {path}")).done();
         assert_eq!(pod.address(), "10.10.10.2/24", "{path}");
     }
-    // The file outlives the process, and the wire with it.
+    // The file outlives the process, and so does the veth pair.
     pod.kill();
     alice.netsetgo("-netns /run/kept").done();
     assert_eq!(world.leases(), ["ns1000-0"]);

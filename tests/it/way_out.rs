@@ -236,14 +236,14 @@ fn without_nat_nothing_that_is_routed_is_touched() {
     for user in [world.alice(), world.root()] {
         user.refused(format!("-pid {other} -publish 8080:80"), "nat = false");
     }
-    // What the administrator forwards himself is his own business.
+    // What the admin lets be forwarded is not touched.
     world.sh("echo 1 >/proc/sys/net/ipv4/ip_forward");
     world.alice().attached();
     assert_eq!(answer(&pod), "remote 10.10.10.2");
 }
 
 #[test]
-fn no_wire_reaches_the_hosts_127_0_0_1() {
+fn nothing_from_outside_reaches_the_hosts_127_0_0_1() {
     let world = World::with_policy(&format!("{ALICE}publish = [\"8000-8999\"]\n"));
     let remote = world.internet();
     world.root().serves("host", "9");
@@ -288,7 +288,7 @@ fn no_wire_reaches_the_hosts_127_0_0_1() {
 }
 
 #[test]
-fn no_wire_speaks_for_127_0_0_1() {
+fn nothing_from_outside_speaks_for_127_0_0_1() {
     let world = World::with_policy(&format!("{ALICE}publish = [\"8000-8999\"]\n"));
     let remote = world.internet();
     let pod = world.alice().container();
@@ -326,7 +326,7 @@ fn errors_about_what_a_container_sent_come_in() {
     let remote = world.internet();
     let pod = world.alice().attached();
     count(&pod.inside(), &format!("ip saddr {REMOTE} icmp type destination-unreachable"));
-    // Nobody is at that port.
+    // No process waits at that port.
     assert_eq!(pod.inside().asks("udp", REMOTE, 77), "nothing");
     assert_eq!(counted(&pod.inside()), 1);
     // Nor can the remote host send such errors by itself.

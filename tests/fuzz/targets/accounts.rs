@@ -1,4 +1,4 @@
-//! Accounts: who is named is named by a line of his, and what comes after it changes nothing.
+//! Accounts: a name comes from a line of its own, and what follows that line changes nothing.
 #![no_main]
 
 use netsetgo::fuzzing::accounts::{in_group, name_of, uid_of};

@@ -28,7 +28,7 @@ def send(interface, frames):
     raw.bind((interface, 0))
     for frame in frames:
         raw.send(bytes.fromhex(frame))
-        # Who listens has room for few at once.
+        # A listener has room for few at once.
         time.sleep(0.001)
 
 

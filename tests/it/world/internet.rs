@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use super::user::Running;
 use super::{Container, User, World};
 
-/// The host's address on the wire to the Internet.
+/// The host's address on the link to the Internet.
 pub(crate) const HOST: &str = "192.0.2.1";
 /// The address of the remote host, which is the way to everywhere else as well.
 pub(crate) const REMOTE: &str = "192.0.2.9";
@@ -44,7 +44,7 @@ impl World {
         remote
     }
 
-    /// Makes the containers' bridge, as an administrator would, with a LAN of his own at it, on which
+    /// Makes the containers' bridge, as an admin would, with an own LAN at it, on which
     /// a host has the address 10.10.10.200.
     #[track_caller]
     pub(crate) fn lan_at_the_bridge(&self) -> Remote<'_> {

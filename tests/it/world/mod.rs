@@ -45,7 +45,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A host on which alice may attach 16 containers, and nobody else any.
+    /// A host on which alice may attach 16 containers, and no other user any.
     pub(crate) fn new() -> World {
         World::with_policy(ALICE)
     }
@@ -108,7 +108,7 @@ impl World {
         self.user("bob")
     }
 
-    /// The administrator, with every right.
+    /// The admin, with every right.
     pub(crate) fn root(&self) -> User<'_> {
         User::root(self)
     }
@@ -282,7 +282,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         drop(self.lifeline.take());
-        // The last process in there is waited for by whoever started it, so by us.
+        // The last process in there is a child of this one.
         for inhabitant in self.inhabitants.get_mut().iter_mut().chain([&mut self.keeper]) {
             let _ = inhabitant.wait();
         }

@@ -40,7 +40,7 @@ impl Outcome {
         self.complains(2, "usage: ", phrase)
     }
 
-    /// The caller may not have what he asked for.
+    /// The caller may not have what was asked for.
     #[track_caller]
     pub(crate) fn refused(self, phrase: &str) -> String {
         self.complains(3, "refused: ", phrase)

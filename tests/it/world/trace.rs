@@ -2,7 +2,7 @@
 //!
 //! A trace stands before every system call that the helper and its child make. It can look, and it
 //! can end there and leave the process stopped, as its caller could with a well-timed SIGSTOP; from
-//! then on nobody traces it any more.
+//! then on it is not traced any more.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -242,7 +242,7 @@ impl Trace {
         loop {
             ptrace::syscall(pid, None).unwrap();
             match (waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap(), answer) {
-                // Who is to die stops here as well.
+                // A process that is about to die stops here as well.
                 (WaitStatus::PtraceSyscall(_), None) => {
                     answer = Some(ptrace::getregs(pid).unwrap().rax.cast_signed());
                 }

@@ -1,4 +1,4 @@
-//! Who acts in a world, and the containers that they start.
+//! The users of a world, and the containers that they start.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Outcome, World, json};
 
-/// Somebody who runs commands in a world.
+/// A user who runs commands in a world.
 #[derive(Clone)]
 pub(crate) struct User<'w> {
     pub(super) world: &'w World,
@@ -76,7 +76,7 @@ impl<'w> User<'w> {
         self.world.unchanged(|| self.netsetgo(arguments)).failed(phrase)
     }
 
-    /// Starts a container: user and network namespaces of its own, and somebody who sleeps there.
+    /// Starts a container: user and network namespaces of its own, and a process that sleeps there.
     pub(crate) fn container(&self) -> Container<'w> {
         self.containers(1).remove(0)
     }

@@ -1,4 +1,4 @@
-//! Frames, byte by byte, and who hears them.
+//! Frames, byte by byte, and listeners that hear them.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -129,7 +129,7 @@ impl User<'_> {
     }
 }
 
-/// Somebody who listens.
+/// A listener.
 pub(crate) struct Ear {
     child: Child,
     said: BufReader<ChildStdout>,
