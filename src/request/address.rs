@@ -4,12 +4,10 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// An IPv4 address with the length of its network prefix, as in `10.10.10.1/24` (RFC 4632).
+/// An IPv4 address, and the length of its network prefix in bits, as in `10.10.10.1/24` (RFC 4632).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
-    /// The address itself, host part included.
     pub ip: Ipv4Addr,
-    /// The prefix length in bits, 0 to 32.
     pub prefix: u8,
 }
 
@@ -34,12 +32,10 @@ impl Cidr {
         Ipv4Addr::from_bits(self.ip.to_bits() | !self.mask())
     }
 
-    /// Whether `ip` is in this subnet.
     pub fn contains(self, ip: Ipv4Addr) -> bool {
         (ip.to_bits() ^ self.ip.to_bits()) & self.mask() == 0
     }
 
-    /// Whether the two subnets share an address.
     pub fn overlaps(self, other: Cidr) -> bool {
         self.contains(other.network()) || other.contains(self.network())
     }
@@ -87,7 +83,6 @@ impl IfName {
         IfName(name)
     }
 
-    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

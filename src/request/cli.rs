@@ -58,61 +58,41 @@ const OPTIONS: [Row; 20] = [
     ("help", "", &[], "print this text"),
 ];
 
-/// What the caller asks for.
+/// What the caller asks for. Each is the option of that name; without one it is an attach.
 #[derive(Debug, PartialEq)]
 pub enum Request {
-    /// `-help`: print how to call the program.
     Help,
-    /// `-version`: print name and version.
     Version,
-    /// `-pid` or `-netns`: give a container its network.
     Attach(Which, Attach),
-    /// `-hook`: give the container whose state is on standard input its network.
     Hook(Attach),
-    /// `-delete`: take a container's network away.
     Delete(Which, Attach),
-    /// `-list`: print every lease.
-    List {
-        /// `-json`: as JSON, not as a table.
-        json: bool,
-    },
-    /// `-check`: find out whether this machine is ready.
+    List { json: bool },
     Check,
-    /// `-prune`: take out the published ports of containers that are gone.
     Prune,
 }
 
-/// Which network namespace is meant.
+/// Which network namespace is meant: that of a process, or of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Which {
-    /// That of this process.
     Pid(i32),
-    /// The one that this file stands for.
     Netns(PathBuf),
 }
 
-/// What the options of an attach say. `None` means that the option was not given.
+/// What the options of an attach say. `None` means that an option was not given.
 #[derive(Debug, PartialEq)]
 pub struct Attach {
-    /// `-bridgeName`.
     pub bridge_name: Option<IfName>,
-    /// `-bridgeAddress`.
     pub bridge_address: Option<Cidr>,
-    /// `-containerAddress`.
     pub container_address: Option<Cidr>,
     /// The host end, if root names it: `-vethNamePrefix P` makes it `P0`.
     pub host_end: Option<IfName>,
     /// The container end: `-ifname`, or `-vethNamePrefix P` as `P1`, or `veth1`.
     pub container_end: IfName,
-    /// `-mtu`, of the container end, in bytes.
     pub mtu: Option<u32>,
-    /// `-lo`: bring the container's loopback up as well.
     pub loopback: bool,
     /// `-wait`: how long to wait for the target's namespace, or for a lease that is about to end.
     pub wait: Duration,
-    /// `-publish`: host ports, and the container ports that they lead to.
     pub publish: Vec<Mapping>,
-    /// What to print at the end.
     pub output: Output,
     /// What the runtime that called the hook calls the container.
     pub container: Option<String>,
@@ -128,11 +108,8 @@ impl Attach {
 /// What an attach prints when it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// Nothing.
     Nothing,
-    /// `-json`: a CNI result.
     Json,
-    /// `-resolvconf`: a `resolv.conf(5)` for the container.
     ResolvConf,
 }
 
@@ -147,7 +124,6 @@ fn options() -> Options {
     options
 }
 
-/// The text that `-help` prints.
 pub fn help() -> String {
     let brief = "netsetgo: give a rootless container a network\n\n\
                  netsetgo -pid N [options]\nnetsetgo -netns PATH [options]\n\
@@ -158,7 +134,6 @@ pub fn help() -> String {
     options().usage(brief) + tail
 }
 
-/// The text that `-version` prints.
 pub fn version() -> &'static str {
     concat!("netsetgo ", env!("CARGO_PKG_VERSION"), "\n")
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
 use crate::report::error::{Failed, Refused, Result};
 use crate::request::accounts;
@@ -38,7 +39,6 @@ const LEAST_MTU: u32 = 1280;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grant {
-    /// The bridge on the host.
     pub bridge: IfName,
     /// The bridge's address, and with it the subnet.
     pub address: Cidr,
@@ -47,9 +47,7 @@ pub struct Grant {
     pub mtu: u32,
     /// Whether containers get a way out, behind the host's address.
     pub nat: bool,
-    /// Which containers reach which.
     pub isolation: Isolation,
-    /// What of the host containers reach.
     pub host_access: HostAccess,
     /// The name servers that containers are to use, if not the host's own.
     pub dns: Option<Vec<Ipv4Addr>>,
@@ -109,53 +107,23 @@ pub enum HostAccess {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
-    /// The table `[network]`.
     pub network: Grant,
-    allow: Vec<Allow>,
+    allow: Vec<Spanned<Allow>>,
 }
 
-/// An `[[allow]]` entry.
+/// An `[[allow]]` entry: whom it allows, by exactly one of three keys, and what.
 #[derive(Debug, Deserialize)]
-#[serde(try_from = "RawAllow")]
-pub struct Allow {
-    who: Who,
-    /// How many containers each of these users may have attached at once.
-    pub links: u32,
-    /// The host ports that they may publish.
-    pub publish: Vec<Granted>,
-}
-
-#[derive(Debug)]
-enum Who {
-    User(String),
-    Uid(u32),
-    Group(String),
-}
-
-#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawAllow {
+pub struct Allow {
     user: Option<String>,
     uid: Option<u32>,
     group: Option<String>,
+    /// How many containers each of these users may have attached at once.
     #[serde(default = "default_links", deserialize_with = "between::<0, MOST_LINKS, _>")]
-    links: u32,
+    pub links: u32,
+    /// The host ports that they may publish.
     #[serde(default)]
-    publish: Vec<Granted>,
-}
-
-impl TryFrom<RawAllow> for Allow {
-    type Error = &'static str;
-
-    fn try_from(raw: RawAllow) -> Result<Self, Self::Error> {
-        let who = match (raw.user, raw.uid, raw.group) {
-            (Some(user), None, None) => Who::User(user),
-            (None, Some(uid), None) => Who::Uid(uid),
-            (None, None, Some(group)) => Who::Group(group),
-            _ => return Err("an [[allow]] entry has exactly one of user, uid and group"),
-        };
-        Ok(Allow { who, links: raw.links, publish: raw.publish })
-    }
+    pub publish: Vec<Granted>,
 }
 
 fn default_links() -> u32 {
@@ -200,29 +168,41 @@ impl Policy {
     }
 
     fn parse(text: &str) -> Result<Policy> {
-        toml::from_str(text).map_err(|error| {
-            let (line, column) = place(text, error.span().map_or(0, |span| span.start));
-            Failed::Policy { line, column, why: error.message().to_owned() }.into()
-        })
+        let wrong = |start, why: &str| {
+            let (line, column) = place(text, start);
+            Failed::Policy { line, column, why: why.to_owned() }
+        };
+        let policy: Policy = toml::from_str(text)
+            .map_err(|error| wrong(error.span().unwrap_or_default().start, error.message()))?;
+        for entry in &policy.allow {
+            let Allow { user, uid, group, .. } = entry.get_ref();
+            let keys = [user.is_some(), uid.is_some(), group.is_some()];
+            if keys.into_iter().filter(|given| *given).count() != 1 {
+                let why = "an [[allow]] entry has exactly one of user, uid and group";
+                return Err(wrong(entry.span().start, why).into());
+            }
+        }
+        Ok(policy)
     }
 
     /// Whether an entry names its user or group, so that the account files are needed.
     pub fn has_names(&self) -> bool {
-        self.allow.iter().any(|entry| !matches!(entry.who, Who::Uid(_)))
+        self.allow.iter().any(|entry| entry.get_ref().uid.is_none())
     }
 
     /// The first entry that matches a process with these ids, by the texts of `/etc/passwd` and
     /// `/etc/group`.
     pub fn entry(&self, uid: u32, gids: &[u32], passwd: &str, group: &str) -> Option<&Allow> {
         let user = accounts::name_of(uid, passwd);
-        self.allow.iter().find(|entry| match &entry.who {
-            Who::Uid(own) => *own == uid,
-            Who::User(name) => accounts::uid_of(name, passwd) == Some(uid),
+        self.allow.iter().map(Spanned::get_ref).find(|entry| match entry {
+            Allow { uid: Some(own), .. } => *own == uid,
+            Allow { user: Some(name), .. } => accounts::uid_of(name, passwd) == Some(uid),
             // Only for a user with an account: a user can run a process as each of their sub-uids.
             // Such a process has the user's groups too, and each sub-uid would have a quota.
-            Who::Group(name) => {
+            Allow { group: Some(name), .. } => {
                 user.is_some_and(|user| accounts::in_group(name, gids, user, group))
             }
+            _ => false,
         })
     }
 }

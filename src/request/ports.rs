@@ -23,17 +23,13 @@ const DYNAMIC_PORTS: RangeInclusive<u16> = 49152..=65535;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// TCP.
     Tcp = 6,
-    /// UDP.
     Udp = 17,
 }
 
 impl Protocol {
-    /// All of them.
     pub const ALL: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
-    /// Its number.
     pub fn number(self) -> u8 {
         self as u8
     }
@@ -55,9 +51,7 @@ impl fmt::Display for Protocol {
 pub struct Mapping {
     /// The host port; 0 means any that is free.
     pub host_port: u16,
-    /// The container port.
     pub container_port: u16,
-    /// The protocol.
     pub protocol: Protocol,
     /// The host's address on which it is published. `None` means on all.
     #[serde(rename = "hostIP", skip_serializing_if = "Option::is_none")]
@@ -141,12 +135,10 @@ impl Granted {
         Granted(DYNAMIC_PORTS)
     }
 
-    /// Whether `port` is among them.
     pub fn contains(&self, port: u16) -> bool {
         self.0.contains(&port)
     }
 
-    /// Each of them, from the lowest up.
     pub fn each(&self) -> RangeInclusive<u16> {
         self.0.clone()
     }
