@@ -2,6 +2,7 @@
 //!
 //! The text of an error says what was wrong, why, and what to do about it. What came from the caller
 //! is printed escaped, so that no argument can forge a second line.
+#![allow(missing_docs, reason = "each variant's text is its documentation")]
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -43,18 +44,13 @@ impl Error {
 
     /// Whether this is the kernel's answer `errno` to a netlink request.
     pub fn is(&self, errno: Errno) -> bool {
-        match self {
-            Error::Failed(Failed::Netlink(_, error) | Failed::Firewall(_, error)) => {
-                error.is(errno)
-            }
-            _ => false,
-        }
+        use Failed::{Firewall, Netlink};
+        matches!(self, Error::Failed(Netlink(_, error) | Firewall(_, error)) if error.is(errno))
     }
 }
 
 /// What is wrong with a command line.
 #[derive(Debug, Error, PartialEq)]
-#[allow(missing_docs, reason = "each variant's text is its documentation")]
 pub enum Usage {
     #[error("{0}")]
     Option(String),
@@ -80,7 +76,6 @@ pub enum Usage {
 
 /// Why a caller may not have what they ask for.
 #[derive(Debug, Error)]
-#[allow(missing_docs, reason = "each variant's text is its documentation")]
 pub enum Refused {
     #[error("{0}: not yours, or gone; a container is attached by the user who started it")]
     Target(String),
@@ -94,12 +89,10 @@ pub enum Refused {
          install it setuid, or with setcap cap_net_admin,cap_sys_ptrace=ep"
     )]
     NotDumpable(String),
-    #[error(
-        "{PATH:?}: missing, so only root may attach; ask the admin to write it (netsetgo.toml(5))"
-    )]
+    #[error("{PATH:?}: missing, so only root may attach; the admin writes it (netsetgo.toml(5))")]
     NoPolicy,
     #[error(
-        "{PATH:?}: {0}; it must be a regular file that root owns and no other user can write (chmod 644)"
+        "{PATH:?}: {0}; make it a regular file that only root can write (chown root, chmod 644)"
     )]
     UntrustedPolicy(&'static str),
     #[error("uid {0}: not allowed by {PATH:?}; ask the admin for an [[allow]] entry")]
@@ -127,15 +120,12 @@ pub enum Refused {
 
 /// How the program was installed or called, so that it lacks its privilege.
 #[derive(Debug, Clone, Copy, Error)]
-#[allow(missing_docs, reason = "each variant's text is its documentation")]
 pub enum Unprivileged {
     #[error(
         "not installed setuid: CAP_NET_ADMIN is not held; run install.sh, or chown root and chmod 4755"
     )]
     NotSetuid,
-    #[error(
-        "run under a tracer: the setuid bit does not count; call netsetgo without strace or gdb"
-    )]
+    #[error("run under a tracer: the setuid bit does not count; call it without strace or gdb")]
     Traced,
     #[error("on a nosuid mount: the setuid bit does not count there; install netsetgo elsewhere")]
     NoSuidMount,
@@ -153,7 +143,6 @@ pub enum Unprivileged {
 
 /// What could not be done.
 #[derive(Debug, Error)]
-#[allow(missing_docs, reason = "each variant's text is its documentation")]
 pub enum Failed {
     // How the program was installed or called.
     #[error(transparent)]
@@ -194,9 +183,7 @@ pub enum Failed {
     // The host's side.
     #[error("{0}: exists and is not a bridge; choose another name in the policy (bridge = ...)")]
     NotABridge(IfName),
-    #[error(
-        "{0}: has another address, not {1}; give the bridge that address or use another bridge"
-    )]
+    #[error("{0}: has another address, not {1}; give the bridge that address, or use another")]
     BridgeAddress(IfName, Cidr),
     #[error(
         "{0}: deleted or changed while a container was being attached to it; call netsetgo again"
@@ -231,10 +218,7 @@ pub enum Failed {
     Contended,
     #[error("{0}: {1}")]
     Netlink(&'static str, netlink::Error),
-    #[error(
-        "the veth pair was deleted from inside the container while it was being attached; call \
-         netsetgo again"
-    )]
+    #[error("the veth pair was deleted from inside during the attach; call netsetgo again")]
     LeaseLost,
 
     // The firewall, and published ports.

@@ -149,7 +149,7 @@ fn where_the_policy_is_in_the_way_it_says_how() {
     world.policy(&COMPLETE.replace("dns", "address = \"10.10.0.1/16\"\ndns"));
     fails(&world, &alice, "not between /22 and /30", "");
     world.sh("rm /etc/netsetgo.toml");
-    fails(&world, &alice, "missing, so only root may attach", "ask the admin to write it");
+    fails(&world, &alice, "missing, so only root may attach", "the admin writes it");
 }
 
 #[test]
