@@ -141,7 +141,7 @@ fn processes(netlink: &mut Netlink) -> BTreeMap<i32, u32> {
     pids.sort_unstable();
     let mut first = BTreeMap::new();
     for pid in pids {
-        if let Ok(Some(id)) = link::namespace_id(netlink, Namespace::Process(pid)) {
+        if let Ok(Some(id)) = link::namespace_id(netlink, Namespace::Pid(pid)) {
             first.entry(id).or_insert(pid);
         }
     }

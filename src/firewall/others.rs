@@ -8,8 +8,8 @@ use nix::libc::{RT_TABLE_MAIN, RTA_OIF};
 
 use super::NAME;
 use super::elements::padded;
+use crate::kernel::answer::Attributes;
 use crate::kernel::link::By;
-use crate::kernel::netlink::attributes;
 use crate::kernel::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain, SeenRule};
 use crate::kernel::route;
 use crate::network::Host;
@@ -160,8 +160,8 @@ impl Walk<'_> {
         let mut loaded: (Option<u32>, Option<Vec<u8>>) = (None, None);
         // What is possible as well after an expression that may or may not match.
         let mut otherwise = 0;
-        for (_, expression) in attributes(expressions) {
-            let (name, data) = (text(&expression, 1), part(&expression, &[2]));
+        for (_, expression) in Attributes::read(expressions).iter() {
+            let (name, data) = (text(expression, 1), part(expression, &[2]));
             let number = |kind| number(&data, kind);
             let value = loaded.1.take();
             let from = |register| value.clone().filter(|_| loaded.0 == number(register));
@@ -245,17 +245,16 @@ fn is_new(info: &[u8]) -> Option<bool> {
 /// The value of an attribute that is in other attributes, by their kinds; empty if it is not there.
 fn part(bytes: &[u8], path: &[u16]) -> Vec<u8> {
     path.iter().fold(bytes.to_vec(), |bytes, kind| {
-        let found = attributes(&bytes).into_iter().find(|(own, _)| own == kind);
-        found.map(|(_, value)| value).unwrap_or_default()
+        Attributes::read(&bytes).get(*kind).unwrap_or_default().to_vec()
     })
 }
 
 fn number(bytes: &[u8], kind: u16) -> Option<u32> {
-    part(bytes, &[kind]).first_chunk().copied().map(u32::from_be_bytes)
+    Attributes::read(bytes).number_be(kind)
 }
 
 fn text(bytes: &[u8], kind: u16) -> String {
-    String::from_utf8_lossy(&part(bytes, &[kind])).trim_end_matches('\0').to_owned()
+    Attributes::read(bytes).text(kind).unwrap_or_default()
 }
 
 /// What the fuzz targets check here.

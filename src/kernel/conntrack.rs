@@ -1,10 +1,10 @@
-//! Flows that the kernel remembers, `conntrack(8)`. One of UDP lasts for as long as the client goes on
-//! sending, so a client of a port that leads elsewhere now, or nowhere until now, would never get there.
+//! Flows that the kernel remembers, `conntrack(8)`. A flow of UDP lasts as long as its client goes on
+//! sending. So a client of a port that now leads elsewhere, or led nowhere until now, would never get there.
 //!
-//! To be forgotten they are read first; then whoever asks for it sees that this is his to do; and then
-//! those that were read are deleted, each by its id. So a run that is stopped in between deletes
-//! nothing of anybody else's. To read them takes the kernel a walk over its whole table, some
-//! milliseconds, so this is done for published UDP ports only.
+//! To make the kernel forget flows, a run reads them first, then checks that this is its task, and then
+//! deletes those that it read, each by its id. So a run that is stopped in between deletes no later flow.
+//! To read them, the kernel walks through its whole table, which takes some milliseconds. So this is done
+//! only for published UDP ports, and for an address that goes to another user.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -14,7 +14,8 @@ use netlink_packet_netfilter::conntrack::{ConntrackMessage, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use nix::errno::Errno;
 
-use crate::kernel::netlink::{Answer, Error, Netlink, attributes, nested};
+use crate::kernel::answer::{Answer, nested};
+use crate::kernel::netlink::{Error, Netlink};
 use crate::request::address::Cidr;
 use crate::request::ports::Mapping;
 
@@ -56,19 +57,16 @@ impl Flows {
     }
 }
 
-/// What of the host decides which flows a published port would have got.
+/// What of the host decides which flows a published port would have received.
 #[derive(Debug)]
 pub struct Own<'a> {
-    /// The addresses that are its own, in ranges.
+    /// The host's own addresses, in ranges.
     pub addresses: &'a [Cidr],
-    /// Whether one of its programs has a socket at the port.
+    /// Whether a program of the host has a socket at the port.
     pub in_use: bool,
 }
 
-/// The flows to where `mapping` is published that lead elsewhere than to there, at the address `ip`.
-///
-/// # Errors
-/// [`Error`].
+/// The flows to the host port of `mapping` that do not lead to its container port at the address `ip`.
 pub fn leading_elsewhere(
     netlink: &mut Netlink,
     mapping: &Mapping,
@@ -77,18 +75,17 @@ pub fn leading_elsewhere(
 ) -> Result<Flows, Error> {
     let flows: Vec<Answer<4>> = netlink.ask_all(flows_to(mapping))?;
     let is_one = |flow: &&Answer<4>| {
-        let end =
-            |tuple, address, port| flow.get(tuple).and_then(|tuple| end(tuple, address, port));
-        let Some(sent_to) = end(TUPLE_ORIGINAL, IP_V4_DST, PROTO_DST_PORT) else { return false };
-        let Some(leads_to) = end(TUPLE_REPLY, IP_V4_SRC, PROTO_SRC_PORT) else { return false };
+        let sent_to = end(flow, TUPLE_ORIGINAL, IP_V4_DST, PROTO_DST_PORT);
+        let leads_to = end(flow, TUPLE_REPLY, IP_V4_SRC, PROTO_SRC_PORT);
+        let (Some(sent_to), Some(leads_to)) = (sent_to, leads_to) else { return false };
         let elsewhere = if leads_to == sent_to {
-            // To the host itself, where nobody hears it, or a program that it is not to be taken from.
+            // To the host itself: to no program, or to one that keeps it.
             !own.in_use
         } else {
-            // Somebody may have it lead to another port of the host's, and that is his to do.
+            // Other rules may have it lead to another port of the host. That is the admin's decision.
             leads_to.0 != sent_to.0 && leads_to != (ip, mapping.container_port)
         };
-        // What is for others than the host is no published port's.
+        // A flow to another machine never met a published port.
         elsewhere
             && own.addresses.iter().any(|range| range.contains(sent_to.0))
             && mapping.host_ip.is_none_or(|ip| ip == sent_to.0)
@@ -104,21 +101,18 @@ pub fn of_containers(
 ) -> Result<Flows, Error> {
     let flows: Vec<Answer<4>> = netlink.ask_all(message(GET, Vec::new()))?;
     let container = |flow: &Answer<4>| {
-        let source = |tuple| address(flow.get(tuple)?, IP_V4_SRC);
+        let source = |tuple| address(flow, tuple, IP_V4_SRC);
         [TUPLE_ORIGINAL, TUPLE_REPLY].into_iter().filter_map(source).find(|ip| is_meant(*ip))
     };
     let flow = |flow: &Answer<4>| Some((container(flow)?, deletion(flow)?));
     Ok(Flows(flows.iter().filter_map(flow).collect()))
 }
 
-/// Has the kernel forget these flows, and no other that may be like one of them by now.
-///
-/// # Errors
-/// [`Error`].
+/// Makes the kernel forget these flows, and no later flow between the same ends.
 pub fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
     for (_, request) in flows.0 {
         match netlink.change((request, 0)) {
-            // It has ended by itself.
+            // It has ended meanwhile.
             Err(error) if error.is(Errno::ENOENT) => {}
             done => done?,
         }
@@ -146,25 +140,42 @@ fn flows_to(mapping: &Mapping) -> NetfilterMessage {
     message(GET, vec![nested(TUPLE_ORIGINAL, &[protocol]), nested(FILTER, &filter)])
 }
 
-/// A request about flows. It has plain attributes since those of the library that it does not know
-/// lose the flag that they are nested, and the kernel refuses such a filter.
+/// A request about flows, with plain attributes: `ConntrackAttribute::Other` drops the flag that
+/// an attribute is nested, and the kernel refuses a filter without that flag.
 fn message(message_type: u8, attributes: Vec<DefaultNla>) -> NetfilterMessage {
     let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
     NetfilterMessage::new(header, ConntrackMessage::Other { message_type, attributes })
 }
 
-/// One end of a flow as a tuple has it: the address and the port of these kinds.
-fn end(tuple: &[u8], ip: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
-    let port = nested_value(tuple, TUPLE_PROTO, port)?;
-    Some((address(tuple, ip)?, u16::from_be_bytes(*port.first_chunk()?)))
+/// One end of a flow: the address and the port of these kinds.
+fn end(flow: &Answer<4>, tuple: u16, ip: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
+    let protocol = flow.nested(tuple)?.nested(TUPLE_PROTO)?;
+    let port = u16::from_be_bytes(*protocol.get(port)?.first_chunk()?);
+    Some((address(flow, tuple, ip)?, port))
 }
 
-fn address(tuple: &[u8], kind: u16) -> Option<Ipv4Addr> {
-    nested_value(tuple, TUPLE_IP, kind)?.first_chunk().copied().map(Ipv4Addr::from)
+fn address(flow: &Answer<4>, tuple: u16, ip: u16) -> Option<Ipv4Addr> {
+    flow.nested(tuple)?.nested(TUPLE_IP)?.ipv4(ip)
 }
 
-fn nested_value(bytes: &[u8], outer: u16, inner: u16) -> Option<Vec<u8>> {
-    let of = |bytes: &[u8], kind| attributes(bytes).into_iter().find(|(own, _)| *own == kind);
-    let (_, nest) = of(bytes, outer)?;
-    of(&nest, inner).map(|(_, value)| value)
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{NetlinkSerializable, NlasIterator};
+
+    use super::*;
+    use crate::request::ports::Protocol;
+
+    #[test]
+    fn a_filter_says_that_it_is_nested_as_the_kernel_wants_it() {
+        let (host_port, container_port, protocol) = (8053, 53, Protocol::Udp);
+        let mapping = Mapping { host_port, container_port, protocol, host_ip: None };
+        let message = flows_to(&mapping);
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let attributes: Vec<_> = NlasIterator::new(&bytes[4..]).map(Result::unwrap).collect();
+        let kinds: Vec<_> = attributes.iter().map(|one| (one.kind(), one.nested_flag())).collect();
+        assert_eq!(kinds, [(TUPLE_ORIGINAL, true), (FILTER, true)]);
+        let udp = NlasIterator::new(attributes[0].value()).next().unwrap().unwrap();
+        assert_eq!((udp.kind(), udp.nested_flag()), (TUPLE_PROTO, true));
+    }
 }

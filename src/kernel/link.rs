@@ -1,7 +1,5 @@
 //! Network interfaces, `rtnetlink(7)`.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 pub use netlink_packet_route::link::InfoKind as Kind;
@@ -9,14 +7,16 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
     LinkMessage,
 };
-use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+pub use netlink_packet_route::nsid::NsidAttribute as Namespace;
+use netlink_packet_route::nsid::NsidMessage;
 use nix::errno::Errno;
 use nix::libc::{
     IFLA_ADDRESS, IFLA_GROUP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINK,
     IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
 };
 
-use crate::kernel::netlink::{self, Change, Error, Netlink, attributes, text};
+use crate::kernel::answer;
+use crate::kernel::netlink::{Change, Error, Netlink};
 use crate::request::address::{IfName, Mac};
 
 /// What this program needs to know of an interface.
@@ -43,19 +43,18 @@ pub struct Link {
 }
 
 /// An answer about a link: `struct ifinfomsg` (`linux/rtnetlink.h`) and attributes.
-type Answer = netlink::Answer<16>;
+type Answer = answer::Answer<16>;
 
 impl From<Answer> for Link {
     fn from(answer: Answer) -> Link {
         let [_, _, _, _, i, n, d, x, f, l, a, g, ..] = answer.header;
         let flags = LinkFlags::from_bits_retain(u32::from_ne_bytes([f, l, a, g]));
-        let info = answer.get(IFLA_LINKINFO).map(attributes).unwrap_or_default();
-        let kind = info.into_iter().find(|(kind, _)| *kind == IFLA_INFO_KIND);
+        let kind = answer.nested(IFLA_LINKINFO).and_then(|info| info.text(IFLA_INFO_KIND));
         Link {
             index: u32::from_ne_bytes([i, n, d, x]),
             up: flags.contains(LinkFlags::Up),
             name: answer.text(IFLA_IFNAME).unwrap_or_default(),
-            kind: kind.map(|(_, name)| Kind::from(text(&name).as_str())),
+            kind: kind.map(|name| Kind::from(name.as_str())),
             mac: answer.get(IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok()).map(Mac),
             mtu: answer.number(IFLA_MTU).unwrap_or_default(),
             master: answer.number(IFLA_MASTER),
@@ -125,25 +124,13 @@ pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
     (inside.peer == Some(link.index)).then_some(inside.name)
 }
 
-/// A network namespace, as the kernel is asked for its id.
-#[derive(Debug, Clone, Copy)]
-pub enum Namespace<'a> {
-    /// The one of this descriptor.
-    Descriptor(BorrowedFd<'a>),
-    /// The one of the process with this pid.
-    Process(u32),
-}
-
-/// The id by which this network namespace knows another one, if it does.
+/// The id by which this network namespace knows the one of a descriptor or process, if it does.
 pub fn namespace_id(netlink: &mut Netlink, of: Namespace) -> Result<Option<i32>, Error> {
     /// `linux/net_namespace.h`
     const NETNSA_NSID: u16 = 1;
     let mut question = NsidMessage::default();
-    question.attributes = vec![match of {
-        Namespace::Descriptor(file) => NsidAttribute::Fd(file.as_raw_fd().cast_unsigned()),
-        Namespace::Process(pid) => NsidAttribute::Pid(pid),
-    }];
-    let answer: netlink::Answer<4> = netlink.ask(RouteNetlinkMessage::GetNsId(question))?;
+    question.attributes = vec![of];
+    let answer: answer::Answer<4> = netlink.ask(RouteNetlinkMessage::GetNsId(question))?;
     Ok(answer.number(NETNSA_NSID).map(u32::cast_signed).filter(|id| *id >= 0))
 }
 
@@ -213,4 +200,14 @@ pub fn delete(netlink: &mut Netlink, by: By) -> Result<(), Error> {
 /// Deletes every interface of a group, and with each its peer (`rtnl_group_dellink`).
 pub fn delete_group(netlink: &mut Netlink, group: u32) -> Result<(), Error> {
     netlink.change((RouteNetlinkMessage::DelLink(of_group(group)?), 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_of_all_other_links_is_never_meant() {
+        assert!(of_group(0).is_err() && of_group(1).is_ok());
+    }
 }

@@ -1,5 +1,6 @@
 //! The kernel's services, as this program speaks to them over netlink.
 
+pub mod answer;
 pub mod conntrack;
 pub mod link;
 pub mod netlink;

@@ -1,20 +1,17 @@
 //! A small blocking client of the kernel over netlink: for its routing service, `rtnetlink(7)`, and
 //! the others that have a socket of this family.
 //!
-//! Requests are typed messages of the netlink-packet crates. Answers are read by hand: this program
-//! needs a few attributes of each, and an odd one elsewhere in a message must not fail the whole.
+//! Requests are typed messages of the netlink-packet crates; for answers see [`super::answer`].
 //!
 //! A socket is connected to the kernel and used with plain `send`, so that no other process can send
 //! to it and nothing can be sent elsewhere. Every reply is checked: its sender, its sequence number,
 //! its length, its type.
 
 use std::io;
-use std::net::Ipv4Addr;
 
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
-    NLM_F_MULTIPART, NLM_F_REQUEST, NLMSG_NOOP, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable, Nla, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST, NLMSG_ALIGNTO,
+    NLMSG_NOOP, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
@@ -23,6 +20,7 @@ use nix::errno::Errno;
 use nix::libc::MSG_TRUNC;
 use thiserror::Error;
 
+use crate::kernel::answer::Answer;
 use crate::privilege::sys;
 use crate::request::address::IfName;
 
@@ -31,9 +29,8 @@ use crate::request::address::IfName;
 /// room for 128 KiB the allocator would map and unmap pages for each socket.
 const REPLY: usize = 96 << 10;
 
-/// The length of a message's header, and the alignment of messages (`linux/netlink.h`).
-const HEADER: usize = 16;
-const ALIGNMENT: usize = 4;
+/// The alignment of messages.
+const ALIGNMENT: usize = NLMSG_ALIGNTO as usize;
 
 /// How often a dump is tried.
 const DUMPS: u32 = 100;
@@ -87,77 +84,6 @@ impl Error {
             Error::Socket(error) => Errno::from_raw(error.raw_os_error().unwrap_or_default()),
             Error::Reply(_) => Errno::EBADMSG,
         }
-    }
-}
-
-/// An answer: a fixed structure of so many bytes, and attributes.
-#[derive(Debug)]
-pub struct Answer<const HEADER: usize> {
-    /// The fixed structure.
-    pub header: [u8; HEADER],
-    attributes: Vec<(u16, Vec<u8>)>,
-}
-
-impl<const HEADER: usize> NetlinkDeserializable for Answer<HEADER> {
-    type Error = DecodeError;
-
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        match payload.split_first_chunk() {
-            Some((header, rest)) => Ok(Answer { header: *header, attributes: attributes(rest) }),
-            None => Err(DecodeError::from("too short")),
-        }
-    }
-}
-
-impl<const HEADER: usize> Answer<HEADER> {
-    /// The value of the attribute of this kind, if there is one.
-    pub fn get(&self, kind: u16) -> Option<&[u8]> {
-        let found = self.attributes.iter().find(|(own, _)| *own == kind);
-        found.map(|(_, value)| value.as_slice())
-    }
-
-    /// The number in the attribute of this kind, in the machine's byte order.
-    pub fn number(&self, kind: u16) -> Option<u32> {
-        self.get(kind)?.first_chunk().copied().map(u32::from_ne_bytes)
-    }
-
-    /// The address in the attribute of this kind.
-    pub fn ipv4(&self, kind: u16) -> Option<Ipv4Addr> {
-        self.get(kind)?.first_chunk().copied().map(Ipv4Addr::from)
-    }
-
-    /// The text in the attribute of this kind, without the zero at its end.
-    pub fn text(&self, kind: u16) -> Option<String> {
-        self.get(kind).map(text)
-    }
-}
-
-/// The attributes in these bytes, up to the first that is malformed: kind and value.
-pub fn attributes(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
-    let attributes = NlasIterator::new(bytes).map_while(Result::ok);
-    attributes.map(|attribute| (attribute.kind(), attribute.value().to_vec())).collect()
-}
-
-/// The text in the value of an attribute, without the zero at its end.
-pub fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
-}
-
-/// An attribute that consists of others, as netfilter wants it: with the flag that says so.
-pub fn nested<T: Nla>(kind: u16, attributes: &[T]) -> DefaultNla {
-    let mut value = vec![0; attributes.buffer_len()];
-    attributes.emit(&mut value);
-    DefaultNla::new(kind | NLA_F_NESTED, value)
-}
-
-/// Stands for the object where no object is expected.
-struct Nothing;
-
-impl NetlinkDeserializable for Nothing {
-    type Error = DecodeError;
-
-    fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Nothing)
     }
 }
 
@@ -216,11 +142,10 @@ impl Netlink {
     }
 
     /// Asks for one object. That there is none is an error: ENODEV, ENOENT and the like.
-    pub fn ask<Q, A>(&mut self, question: Q) -> Result<A, Error>
-    where
-        Q: NetlinkSerializable,
-        A: NetlinkDeserializable<Error = DecodeError>,
-    {
+    pub fn ask<const H: usize>(
+        &mut self,
+        question: impl NetlinkSerializable,
+    ) -> Result<Answer<H>, Error> {
         let answer = question.message_type() - self.answers_below;
         let first = self.send(vec![(question, 0)])?;
         self.replies(first, answer)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
@@ -228,11 +153,10 @@ impl Netlink {
 
     /// Asks for all objects that the filter of the question lets through. The error is EINTR if they
     /// changed during each of several tries.
-    pub fn ask_all<Q, A>(&mut self, question: Q) -> Result<Vec<A>, Error>
-    where
-        Q: NetlinkSerializable + Clone,
-        A: NetlinkDeserializable<Error = DecodeError>,
-    {
+    pub fn ask_all<const H: usize>(
+        &mut self,
+        question: impl NetlinkSerializable + Clone,
+    ) -> Result<Vec<Answer<H>>, Error> {
         let answer = question.message_type() - self.answers_below;
         for _ in 0..DUMPS {
             let first = self.send(vec![(question.clone(), NLM_F_DUMP)])?;
@@ -245,16 +169,16 @@ impl Netlink {
     }
 
     /// Asks for one change, and waits for the kernel's acknowledgement.
-    pub fn change<M: NetlinkSerializable>(&mut self, change: Change<M>) -> Result<(), Error> {
+    pub fn change(&mut self, change: Change<impl NetlinkSerializable>) -> Result<(), Error> {
         Ok(self.change_all(vec![change])?)
     }
 
-    /// Asks for several changes in one message, and waits for the acknowledgement of the last or for
-    /// the first error. The kernel still carries out what follows a change that failed, if it can.
-    pub fn change_all<M>(&mut self, mut changes: Vec<Change<M>>) -> Result<(), Failure>
-    where
-        M: NetlinkSerializable,
-    {
+    /// Asks for several changes together, and waits for the acknowledgement of the last or for the
+    /// first error. The kernel still carries out what follows a change that failed, if it can.
+    pub fn change_all(
+        &mut self,
+        mut changes: Vec<Change<impl NetlinkSerializable>>,
+    ) -> Result<(), Failure> {
         if let Some((_, flags)) = changes.last_mut() {
             *flags |= NLM_F_ACK;
         }
@@ -263,13 +187,14 @@ impl Netlink {
 
     /// Sends changes, one of which has the flag that asks for an acknowledgement, and waits for that
     /// or for the first error.
-    pub fn tell<M: NetlinkSerializable>(&mut self, changes: Vec<Change<M>>) -> Result<(), Failure> {
+    pub fn tell(&mut self, changes: Vec<Change<impl NetlinkSerializable>>) -> Result<(), Failure> {
         let first = self.send(changes)?;
-        self.replies::<Nothing>(first, NLMSG_NOOP).map(drop)
+        // No object is expected.
+        self.replies::<0>(first, NLMSG_NOOP).map(drop)
     }
 
     /// Sends messages together, with the next sequence numbers. Gives the first of these numbers.
-    fn send<M: NetlinkSerializable>(&mut self, messages: Vec<Change<M>>) -> Result<u32, Error> {
+    fn send(&mut self, messages: Vec<Change<impl NetlinkSerializable>>) -> Result<u32, Error> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::with_capacity(1024);
         for (message, flags) in messages {
@@ -290,22 +215,23 @@ impl Netlink {
         }
     }
 
-    /// Reads until the kernel has said all that it has to say to the requests from the one numbered
-    /// `first` on. Objects come in messages of the type `answer`.
-    fn replies<A>(&mut self, first: u32, answer: u16) -> Result<Vec<A>, Failure>
-    where
-        A: NetlinkDeserializable<Error = DecodeError>,
-    {
+    /// Reads until the kernel has answered the requests from the one with the number `first` on. Objects
+    /// come in messages of the type `answer`.
+    fn replies<const H: usize>(
+        &mut self,
+        first: u32,
+        answer: u16,
+    ) -> Result<Vec<Answer<H>>, Failure> {
         let mut objects = Vec::new();
         let mut interrupted = false;
         loop {
             self.read()?;
             let mut rest = self.buffer.as_slice();
             while !rest.is_empty() {
-                let message = NetlinkMessage::<A>::deserialize(rest)
+                let message = NetlinkMessage::<Answer<H>>::deserialize(rest)
                     .map_err(|error| Error::Reply(error.to_string()))?;
                 let header = message.header;
-                let length = usize::try_from(header.length).unwrap_or(0).max(HEADER);
+                let length = usize::try_from(header.length).unwrap_or(rest.len());
                 rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
                 let request = header.sequence_number.wrapping_sub(first);
                 if request > self.sequence.wrapping_sub(first) {
@@ -313,6 +239,13 @@ impl Netlink {
                 }
                 interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
                 let error = match message.payload {
+                    NetlinkPayload::InnerMessage(object) if header.message_type == answer => {
+                        objects.push(object);
+                        match header.flags & NLM_F_MULTIPART {
+                            0 => return Ok(objects),
+                            _ => continue,
+                        }
+                    }
                     NetlinkPayload::Error(error) => match error.code {
                         None => return Ok(objects),
                         Some(code) => kernel(code.get()),
@@ -321,13 +254,6 @@ impl Netlink {
                     // A dump during which something changed may lack an object.
                     NetlinkPayload::Done(_) if interrupted => Error::Kernel(Errno::EINTR),
                     NetlinkPayload::Done(_) => return Ok(objects),
-                    NetlinkPayload::InnerMessage(object) if header.message_type == answer => {
-                        objects.push(object);
-                        match header.flags & NLM_F_MULTIPART {
-                            0 => return Ok(objects),
-                            _ => continue,
-                        }
-                    }
                     _ => Error::Reply("of another type".to_owned()),
                 };
                 return Err(Failure { request: request as usize, error });
@@ -335,7 +261,7 @@ impl Netlink {
         }
     }
 
-    /// Reads what the kernel sends next.
+    /// Reads what the kernel sends next, and nothing that another process sends.
     fn read(&mut self) -> Result<(), Error> {
         loop {
             self.buffer.clear();
@@ -360,31 +286,3 @@ fn kernel(code: i32) -> Error {
 #[cfg(fuzzing)]
 #[path = "../../tests/fuzz/within/netlink.rs"]
 pub mod fuzzing;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_its_header_and_its_attributes() {
-        let header = NetlinkHeader::default();
-        let parse = |bytes: &[u8]| Answer::<4>::deserialize(&header, bytes);
-        let nla = |length: u16, kind: u16| [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        let attributes =
-            [nla(8, 1), vec![127, 0, 0, 1], nla(7, 2), b"ab\0".to_vec(), vec![0], nla(4, 3)]
-                .concat();
-        let answer = parse(&[&[9, 8, 7, 6][..], &attributes].concat()).unwrap();
-        assert_eq!(answer.header, [9, 8, 7, 6]);
-        assert_eq!(answer.ipv4(1), Some(Ipv4Addr::LOCALHOST));
-        assert_eq!(answer.number(1), Some(u32::from_ne_bytes([127, 0, 0, 1])));
-        assert_eq!(answer.text(2).as_deref(), Some("ab"));
-        assert_eq!((answer.get(3), answer.get(4)), (Some(&[][..]), None));
-        assert!(parse(&[1, 2, 3]).is_err());
-        // What is cut short or makes no sense ends the list.
-        for end in 4..attributes.len() {
-            assert!(super::attributes(attributes.get(..end).unwrap()).len() < 3);
-        }
-        assert_eq!(super::attributes(&nla(3, 1)), []);
-        assert_eq!(super::attributes(&nla(u16::MAX, 1)), []);
-    }
-}

@@ -14,7 +14,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use nix::libc::{IFA_LOCAL, RT_TABLE_LOCAL, RTA_DST, RTA_GATEWAY, RTA_OIF, RTN_LOCAL};
 
-use crate::kernel::netlink::{Answer, Change, Error, Netlink};
+use crate::kernel::answer::Answer;
+use crate::kernel::netlink::{Change, Error, Netlink};
 use crate::request::address::{Cidr, Mac};
 
 /// A route: `struct rtmsg` (`linux/rtnetlink.h`) and attributes.
@@ -99,7 +100,7 @@ pub fn routes(netlink: &mut Netlink, table: u8) -> Result<Vec<Route>, Error> {
     netlink.ask_all(RouteNetlinkMessage::GetRoute(route_message(header, Vec::new())))
 }
 
-/// The host's own addresses, in ranges, according to the kernel's routing.
+/// The host's own addresses, in ranges.
 pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Cidr>, Error> {
     let local = |route: Route| match route.header {
         [_, prefix, _, _, _, _, _, RTN_LOCAL, ..] => Cidr::new(route.ipv4(RTA_DST)?, prefix),

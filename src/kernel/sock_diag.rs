@@ -1,30 +1,35 @@
-//! The ports that programs of the host wait at. To publish one of them would take its traffic away.
+//! The sockets of the host's programs, `sock_diag(7)`. To publish a port at which a program waits would
+//! take its traffic away.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::NetlinkSerializable;
 
-use crate::kernel::netlink::{Answer, Error, Netlink};
+use crate::kernel::answer::Answer;
+use crate::kernel::netlink::{Error, Netlink};
 use crate::report::error::{Failed, Result};
 use crate::request::ports::{Mapping, Protocol};
 
 /// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`).
 const BY_FAMILY: u16 = 20;
 
-/// Families of sockets, and those of their states in which a program waits for anybody: `TCP_LISTEN`,
-/// and `TCP_CLOSE` for UDP; and the one of a UDP socket with one peer (`net/tcp_states.h`).
+/// Families of sockets.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+
+/// States of sockets (`net/tcp_states.h`). A program waits for any client in `TCP_LISTEN`, or with UDP in
+/// `TCP_CLOSE`. A socket of UDP with one peer is in `TCP_ESTABLISHED`.
 const LISTEN: u32 = 10;
 const CLOSE: u32 = 7;
 const ESTABLISHED: u32 = 1;
 
-/// A question for the sockets of a family and protocol in these states: `struct inet_diag_req_v2`
-/// (`linux/inet_diag.h`), whose other fields stay zero: any addresses, no extensions.
+/// The question for sockets in these states: `struct inet_diag_req_v2` (`linux/inet_diag.h`). Its other
+/// fields stay zero: at any address, without extensions.
 #[derive(Clone)]
 struct Question {
     family: u8,
     protocol: u8,
+    /// A bit each.
     states: u32,
 }
 
@@ -47,25 +52,18 @@ impl NetlinkSerializable for Question {
 /// An answer about a socket: `struct inet_diag_msg` and attributes.
 type Socket = Answer<72>;
 
-/// Whether a socket of IPv6 takes nothing of IPv4 (`INET_DIAG_SKV6ONLY`).
+/// The attribute that tells whether a socket of IPv6 takes nothing of IPv4 (`INET_DIAG_SKV6ONLY`).
 const ONLY_IPV6: u16 = 11;
 
-/// Where a program waits: an address, `None` for every one, and a port.
+/// Where a program has a socket: an address, `None` for every address, and a port.
 type Place = (Option<Ipv4Addr>, u16);
-
-/// The places at which programs of the host wait, by protocol, read when they are asked for first.
-#[derive(Debug, Default)]
-pub struct Listeners {
-    tcp: Option<Places>,
-    udp: Option<Places>,
-}
 
 /// Some places.
 #[derive(Debug)]
 pub struct Places(Vec<Place>);
 
 impl Places {
-    /// Whether one is where `mapping` would be published.
+    /// Whether one of them is where `mapping` would be published.
     pub fn hold(&self, mapping: &Mapping) -> bool {
         self.0.iter().any(|(ip, port)| {
             *port == mapping.host_port
@@ -74,11 +72,15 @@ impl Places {
     }
 }
 
+/// Where programs of the host wait for any client, read once for each protocol that is asked for.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    tcp: Option<Places>,
+    udp: Option<Places>,
+}
+
 impl Listeners {
     /// Whether a program waits where `mapping` would be published.
-    ///
-    /// # Errors
-    /// [`Failed::Netlink`].
     pub fn hold(&mut self, mapping: &Mapping) -> Result<bool> {
         let known = match mapping.protocol {
             Protocol::Tcp => &mut self.tcp,
@@ -86,29 +88,25 @@ impl Listeners {
         };
         let places = match known {
             Some(places) => places,
-            None => known.insert(look(mapping.protocol, waiting(mapping.protocol))?),
+            None => known.insert(places(mapping.protocol, waiting(mapping.protocol))?),
         };
         Ok(places.hold(mapping))
     }
 }
 
-/// The places at which programs of the host have a socket of UDP: those who wait for anybody, whom
-/// [`Listeners`] knows too, and those who talk to one peer.
-///
-/// # Errors
-/// [`Failed::Netlink`].
+/// Where programs of the host have a socket of UDP: for any client, or for one peer.
 pub fn udp_sockets() -> Result<Places> {
-    look(Protocol::Udp, waiting(Protocol::Udp) | 1 << ESTABLISHED)
+    places(Protocol::Udp, waiting(Protocol::Udp) | 1 << ESTABLISHED)
 }
 
-fn look(protocol: Protocol, states: u32) -> Result<Places> {
+fn places(protocol: Protocol, states: u32) -> Result<Places> {
     Netlink::open_sock_diag()
         .and_then(|mut netlink| read(&mut netlink, protocol, states))
         .map(Places)
         .map_err(Failed::netlink("looking for programs that wait at a port"))
 }
 
-/// The states in which a program waits for anybody, each a bit.
+/// The states in which a program waits for any client, a bit each.
 pub fn waiting(protocol: Protocol) -> u32 {
     match protocol {
         Protocol::Tcp => 1 << LISTEN,
@@ -116,7 +114,7 @@ pub fn waiting(protocol: Protocol) -> u32 {
     }
 }
 
-/// Asks the kernel for the sockets in these states, `sock_diag(7)`.
+/// Asks the kernel for the sockets in these states.
 pub fn read(netlink: &mut Netlink, protocol: Protocol, states: u32) -> Result<Vec<Place>, Error> {
     let mut places = Vec::new();
     for family in [AF_INET, AF_INET6] {
@@ -127,7 +125,7 @@ pub fn read(netlink: &mut Netlink, protocol: Protocol, states: u32) -> Result<Ve
     Ok(places)
 }
 
-/// Where the socket of an answer waits; `None` if no IPv4 packet gets there.
+/// Where this socket is; `None` if no IPv4 packet gets there.
 fn place(socket: &Socket) -> Option<Place> {
     let [family, _, _, _, high, low, _, _, address @ ..] = &socket.header;
     let ip = match *family {

@@ -7,7 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
@@ -187,7 +187,7 @@ pub fn is_held(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> 
 
 /// The id by which this network namespace knows the target.
 fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
-    link::namespace_id(&mut host.netlink, Namespace::Descriptor(target.net.as_fd()))
+    link::namespace_id(&mut host.netlink, Namespace::Fd(target.net.as_raw_fd().cast_unsigned()))
         .map_err(Failed::netlink("reading the id of the container's namespace"))
 }
 

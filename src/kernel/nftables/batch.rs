@@ -1,14 +1,18 @@
 //! Transactions.
 
-use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, HookNumber, ListAttribute, NfTablesMessage, RuleAttribute,
-    RuleMessage, SetAttribute, SetDescription, SetElementList, SetElementMessage, SetFlags,
-    SetMessage, TableAttribute, TableFlags, TableMessage,
+    ChainAttribute, ChainMessage, DataAttribute, Hook, HookNumber, ListAttribute, NfTablesMessage,
+    RuleAttribute, RuleMessage, SetAttribute, SetDescription, SetElementAttribute, SetElementFlags,
+    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags,
+    TableMessage,
 };
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::{COMMENT, Chain, Element, Kind, Rule, Set, Table, text_data, user_data};
-use crate::kernel::netlink::nested;
+use super::{COMMENT, Chain, Element, Kind, Rule, Set, Table, message, text_data, user_data};
+use crate::kernel::answer::nested;
+use crate::kernel::netlink::Change;
 
 /// Types of what nft keeps in a set's user data (`libnftnl/udata.h`).
 const SET_KEY_BYTE_ORDER: u8 = 0;
@@ -21,14 +25,13 @@ const MOST_ELEMENTS: usize = 500;
 /// A transaction: all of it is done, or nothing.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Each with the family of the table that it is about, and its flags.
-    pub(super) messages: Vec<(u8, NfTablesMessage, u16)>,
+    changes: Vec<Change<NetfilterMessage>>,
 }
 
 impl Batch {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.changes.is_empty()
     }
 
     /// Makes the table, if there is none.
@@ -50,32 +53,33 @@ impl Batch {
     /// Makes a set or map, if there is none like it.
     pub fn add_set(&mut self, set: &Set) {
         let length = |kinds: &[Kind]| kinds.iter().map(|kind| kind.length()).sum();
-        let mut flags = SetFlags::empty();
-        flags.set(SetFlags::Interval, set.ranges);
-        flags.set(SetFlags::Concat, set.ranges && set.key.len() > 1);
-        flags.set(SetFlags::Map, !set.value.is_empty());
+        // The type of a concatenation has six bits for each part.
+        let kind = |kinds: &[Kind]| kinds.iter().fold(0, |all, kind| all << 6 | *kind as u32);
         // nft shows a plain key as it is in memory, unless told that it is in network order.
         let order = |kinds: &[Kind]| match kinds {
             [Kind::IfName | Kind::Mark] => 1_u32.to_ne_bytes(),
             _ => 2_u32.to_ne_bytes(),
         };
+        let mut flags = SetFlags::empty();
+        flags.set(SetFlags::Interval, set.ranges);
+        flags.set(SetFlags::Concat, set.ranges && set.key.len() > 1);
+        flags.set(SetFlags::Map, !set.value.is_empty());
         let mut data = user_data(SET_KEY_BYTE_ORDER, &order(set.key));
         if !set.value.is_empty() {
             data.extend(user_data(SET_VALUE_BYTE_ORDER, &order(set.value)));
         }
         data.extend(text_data(SET_COMMENT, set.comment));
-        let number = u32::try_from(self.messages.len()).unwrap_or_default();
         let mut attributes = vec![
             SetAttribute::Table(set.table.name.to_owned()),
             SetAttribute::Name(set.name.to_owned()),
             SetAttribute::Flags(flags),
-            SetAttribute::KeyType(Kind::concatenated(set.key)),
+            SetAttribute::KeyType(kind(set.key)),
             SetAttribute::KeyLen(length(set.key)),
-            SetAttribute::Id(number),
+            SetAttribute::Id(u32::try_from(self.changes.len()).unwrap_or_default()),
             SetAttribute::UserData(data),
         ];
         if !set.value.is_empty() {
-            attributes.push(SetAttribute::DataType(Kind::concatenated(set.value)));
+            attributes.push(SetAttribute::DataType(kind(set.value)));
             attributes.push(SetAttribute::DataLen(length(set.value)));
         }
         if flags.contains(SetFlags::Concat) {
@@ -97,11 +101,8 @@ impl Batch {
                 Hook::Priority(priority.cast_unsigned()),
             ]));
         }
-        self.push(
-            chain.table,
-            NfTablesMessage::NewChain(ChainMessage { attributes }),
-            NLM_F_CREATE,
-        );
+        let request = NfTablesMessage::NewChain(ChainMessage { attributes });
+        self.push(chain.table, request, NLM_F_CREATE);
     }
 
     /// Deletes every rule of a table.
@@ -113,46 +114,38 @@ impl Batch {
     /// Adds a rule at the end of its chain.
     pub fn add_rule(&mut self, rule: &Rule, version: u8) {
         let (_, chain, data) = rule.mark(version);
+        let expressions = (rule.phrases)().into_iter().map(ListAttribute::from).collect();
         let attributes = vec![
             RuleAttribute::Table(rule.chain.table.name.to_owned()),
             RuleAttribute::Chain(chain),
-            RuleAttribute::Expressions(
-                (rule.phrases)().into_iter().map(ListAttribute::from).collect(),
-            ),
+            RuleAttribute::Expressions(expressions),
             RuleAttribute::UserData(data),
         ];
+        let request = NfTablesMessage::NewRule(RuleMessage { attributes });
         // "Create" without "append" would put it at the beginning.
-        self.push(
-            rule.chain.table,
-            NfTablesMessage::NewRule(RuleMessage { attributes }),
-            NLM_F_CREATE | NLM_F_APPEND,
-        );
+        self.push(rule.chain.table, request, NLM_F_CREATE | NLM_F_APPEND);
     }
 
-    /// Adds elements. One that is there already is left alone, unless it has another value, which
-    /// is an error (EEXIST).
+    /// Adds elements. One that is there already stays as it is; the error is EEXIST if it has another
+    /// value.
     pub fn add(&mut self, set: &Set, elements: &[Element]) {
         self.change(set, elements, NfTablesMessage::NewSetElement, NLM_F_CREATE);
     }
 
-    /// Adds elements, of which none may be there already (EEXIST).
+    /// Adds elements; the error is EEXIST if one is there already.
     pub fn create(&mut self, set: &Set, elements: &[Element]) {
         self.change(set, elements, NfTablesMessage::NewSetElement, NLM_F_CREATE | NLM_F_EXCL);
     }
 
-    /// Deletes elements, of which all have to be there (ENOENT).
+    /// Deletes elements; the error is ENOENT if one is not there.
     pub fn delete(&mut self, set: &Set, elements: &[Element]) {
         self.change(set, elements, NfTablesMessage::DeleteSetElement, 0);
     }
 
     /// Deletes all elements.
     pub fn flush(&mut self, set: &Set) {
-        let attributes = in_set(set);
-        self.push(
-            set.table,
-            NfTablesMessage::DeleteSetElement(SetElementMessage { attributes }),
-            0,
-        );
+        let request = SetElementMessage { attributes: in_set(set) };
+        self.push(set.table, NfTablesMessage::DeleteSetElement(request), 0);
     }
 
     fn change(
@@ -164,20 +157,67 @@ impl Batch {
     ) {
         for some in elements.chunks(MOST_ELEMENTS) {
             let mut attributes = in_set(set);
-            let list = some.iter().map(Element::attributes).collect();
-            attributes.push(SetElementList::Elements(list));
+            attributes.push(SetElementList::Elements(some.iter().map(element).collect()));
             self.push(set.table, request(SetElementMessage { attributes }), flags);
         }
     }
 
-    fn push(&mut self, table: Table, message: NfTablesMessage, flags: u16) {
-        self.messages.push((table.family, message, flags));
+    fn push(&mut self, table: Table, request: NfTablesMessage, flags: u16) {
+        self.changes.push((message(table.family, request), flags));
+    }
+
+    /// All messages of the transaction, from its beginning to its end. The last change asks for an
+    /// acknowledgement: errors come in the order of the changes, so the first answer tells.
+    pub(super) fn framed(self, generation: Option<u32>) -> Vec<Change<NetfilterMessage>> {
+        /// `linux/netfilter/nfnetlink.h`
+        const NFNL_MSG_BATCH_BEGIN: u8 = 16;
+        const NFNL_BATCH_GENID: u16 = 1;
+        const NFNL_SUBSYS_NFTABLES: u16 = 10;
+        let frame = |control: ControlMessage| {
+            let header =
+                NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFNL_SUBSYS_NFTABLES);
+            (NetfilterMessage::new(header, control), 0)
+        };
+        let generation = generation.map(|generation| generation.to_be_bytes().to_vec());
+        let attributes = generation.map(|number| DefaultNla::new(NFNL_BATCH_GENID, number));
+        let mut all = vec![frame(ControlMessage::Other {
+            message_type: NFNL_MSG_BATCH_BEGIN,
+            attributes: attributes.into_iter().collect(),
+        })];
+        all.extend(self.changes);
+        if let Some((_, flags)) = all.last_mut() {
+            *flags |= NLM_F_ACK;
+        }
+        all.push(frame(ControlMessage::BatchEnd));
+        all
     }
 }
 
 /// What says which set is meant.
 pub(super) fn in_set(set: &Set) -> Vec<SetElementList> {
     vec![SetElementList::Table(set.table.name.to_owned()), SetElementList::Set(set.name.to_owned())]
+}
+
+/// An element, as one of a list.
+pub(super) fn element(element: &Element) -> ListAttribute<SetElementAttribute> {
+    let value = |bytes: &Vec<u8>| DataAttribute::Value(bytes.clone());
+    let mut attributes = Vec::new();
+    if element.end {
+        attributes.push(SetElementAttribute::Flags(SetElementFlags::IntervalEnd));
+    }
+    attributes.push(SetElementAttribute::Key(value(&element.key)));
+    if !element.last.is_empty() {
+        const NFTA_DATA_VALUE: u16 = 1;
+        let last = DefaultNla::new(NFTA_DATA_VALUE, element.last.clone());
+        attributes.push(SetElementAttribute::KeyEnd(vec![last]));
+    }
+    if !element.value.is_empty() {
+        attributes.push(SetElementAttribute::Data(value(&element.value)));
+    }
+    if !element.comment.is_empty() {
+        attributes.push(SetElementAttribute::UserData(text_data(COMMENT, &element.comment)));
+    }
+    ListAttribute::Element(attributes)
 }
 
 /// The lengths of a key's parts, each of which has a range of its own.

@@ -55,7 +55,7 @@ pub fn links(bytes: &[u8]) {
         0 => link::get(netlink, By::Name(&name)).err(),
         1 => link::all(netlink, Kind::Veth).err(),
         2 => return drop(link::name_inside(netlink, &own)),
-        3 => match link::namespace_id(netlink, Namespace::Process(1)) {
+        3 => match link::namespace_id(netlink, Namespace::Pid(1)) {
             Ok(id) => return assert!(id.is_none_or(|id| id >= 0)),
             Err(error) => Some(error),
         },

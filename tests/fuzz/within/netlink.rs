@@ -9,9 +9,12 @@ use std::os::fd::AsRawFd;
 
 use super::*;
 use crate::fuzzing::pieces;
+use crate::kernel::answer::Attributes;
 
 /// `NLMSG_DONE` (`linux/netlink.h`).
 const DONE: u16 = 3;
+/// The length of a message's header.
+const HEADER: usize = 16;
 
 /// A client, and the other end of its socket.
 pub struct Kernel {
@@ -66,11 +69,11 @@ fn framed(answer: u16, objects: &[&[u8]]) -> Vec<Vec<u8>> {
 /// Sees that attributes are parts of what they were read from, in their order, and none is made up.
 pub fn are_parts(bytes: &[u8]) {
     let mut rest = bytes;
-    for (kind, value) in attributes(bytes) {
+    for (kind, value) in Attributes::read(bytes).iter() {
         let (header, others) = rest.split_at(4);
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         assert_eq!(kind, u16::from_ne_bytes([header[2], header[3]]) & 0x3fff);
-        assert_eq!(Some(value.as_slice()), others.get(..length - 4));
+        assert_eq!(Some(value), others.get(..length - 4));
         rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
     }
 }

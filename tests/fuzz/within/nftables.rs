@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use super::*;
+use crate::kernel::netlink::Error;
 use crate::kernel::netlink::fuzzing::{NETFILTER, are_parts, kernel};
 
 /// What is looked at of a ruleset.
