@@ -109,16 +109,9 @@ pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Cidr>, Error> {
     Ok(routes(netlink, RT_TABLE_LOCAL)?.into_iter().filter_map(local).collect())
 }
 
-/// Whether `ip` is an address of the host, according to the kernel's routing.
+/// Whether `ip` is an address of the host: by the same table as `fib daddr type local` of `nft(8)`.
 pub fn is_local(netlink: &mut Netlink, ip: Ipv4Addr) -> Result<bool, Error> {
-    let header = RouteHeader { destination_prefix_length: 32, ..RouteHeader::default() };
-    let destination = RouteAttribute::Destination(RouteAddress::Inet(ip));
-    let question = RouteNetlinkMessage::GetRoute(route_message(header, vec![destination]));
-    match netlink.ask(question) {
-        Ok(Route { header: [_, _, _, _, _, _, _, kind, ..], .. }) => Ok(kind == RTN_LOCAL),
-        Err(Error::Kernel(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(local_addresses(netlink)?.iter().any(|range| range.contains(ip)))
 }
 
 /// The message about a neighbour at the interface `index`.
