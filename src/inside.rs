@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::link::{self, By};
 use crate::kernel::netlink::{self, Netlink};
 use crate::kernel::route;
-use crate::privilege::caller::{self, Caller};
+use crate::privilege::caller::Caller;
+use crate::privilege::capability;
 use crate::privilege::child::{Channel, Child};
 use crate::privilege::filter;
 use crate::report::error::{Error, Failed, Result};
@@ -189,7 +190,7 @@ impl Inside {
 /// The child's life. `None` when the kernel does not let the child in, or when the parent has ended.
 fn live(parent: &Channel, target: &Target, caller: &Caller, end: &IfName) -> Option<()> {
     join(target, caller)?;
-    filter::leave_only(&filter::INSIDE).ok()?;
+    filter::install(&filter::INSIDE).ok()?;
     let mut netlink = Netlink::open();
     let mut order = Order::LookUp;
     loop {
@@ -211,9 +212,9 @@ fn live(parent: &Channel, target: &Target, caller: &Caller, end: &IfName) -> Opt
 /// does not get in. Root enters without it: in there, root would be at the mercy of the container's root.
 fn join(target: &Target, caller: &Caller) -> Option<()> {
     if caller.is_root() {
-        caller::keep_for_entering().ok()?;
+        capability::keep_for_entering().ok()?;
     } else {
-        caller::give_up_all().ok()?;
+        capability::give_up_all().ok()?;
         setns(&target.owner, CloneFlags::CLONE_NEWUSER).ok()?;
     }
     setns(&target.net, CloneFlags::CLONE_NEWNET).ok()?;

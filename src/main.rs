@@ -8,7 +8,8 @@ use netsetgo::commands::delete::delete;
 use netsetgo::commands::hook::hook;
 use netsetgo::commands::list::list;
 use netsetgo::commands::prune::prune;
-use netsetgo::privilege::caller::{become_caller, give_up_all};
+use netsetgo::privilege::caller::become_caller;
+use netsetgo::privilege::capability::give_up_all;
 use netsetgo::privilege::filter;
 use netsetgo::report;
 use netsetgo::report::error::Result;
@@ -20,7 +21,7 @@ fn story() -> i32 {
     match run() {
         Ok(()) => 0,
         Err(error) => {
-            // Whatever standard error is, it is written to with nothing in hand.
+            // No capability is left when a run writes to the caller's standard error.
             let _ = give_up_all();
             report::failure(&error)
         }
@@ -30,15 +31,15 @@ fn story() -> i32 {
 fn run() -> Result<()> {
     let mut caller = become_caller()?;
     let request = cli::parse(std::env::args_os().skip(1))?;
-    filter::leave_only(filter::for_request(&request))?;
+    filter::install(filter::for_request(&request))?;
     match request {
         Request::Help => report::print(&cli::help()),
         Request::Version => report::print(cli::version()),
-        Request::Attach(which, request) => attach(&mut caller, &which, &request),
-        Request::Hook(request) => hook(&mut caller, request),
-        Request::Delete(which, request) => delete(&mut caller, &which, &request),
+        Request::Attach(which, request) => attach(&caller, &which, &request),
+        Request::Hook(request) => hook(&caller, request),
+        Request::Delete(which, request) => delete(&caller, &which, &request),
         Request::List { json } => list(&mut caller, json),
         Request::Check => check(&mut caller),
-        Request::Prune => prune(&mut caller),
+        Request::Prune => prune(&caller),
     }
 }

@@ -8,7 +8,8 @@ use crate::inside::{Configuration, Inside};
 use crate::kernel::link::Link;
 use crate::network::lease::{self, Lease, Port, Wanted};
 use crate::network::{Host, bridge, owner, port};
-use crate::privilege::caller::{self, Caller};
+use crate::privilege::caller::Caller;
+use crate::privilege::capability;
 use crate::publish;
 use crate::report;
 use crate::report::audit::Trail;
@@ -22,12 +23,12 @@ use crate::request::ports::Mapping;
 use crate::target::Target;
 
 /// Gives the container `which` its network, as `request` says. After an error nothing of it is left.
-pub fn attach(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()> {
+pub fn attach(caller: &Caller, which: &Which, request: &Attach) -> Result<()> {
     let trail = Trail::new("attach", caller.uid, Some((which, request)));
     trail.ends(step_by_step(caller, which, request, &trail))
 }
 
-fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
+fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
     let grant = Grant::for_request(caller, request)?;
@@ -145,7 +146,7 @@ fn connect(
     // The container answers from here on. To publish is the last step that needs the capability, so no
     // later step can fail and have to take it back.
     let published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
-    caller::give_up_all()?;
+    capability::give_up_all()?;
     Ok(published)
 }
 

@@ -6,7 +6,8 @@ use std::time::Instant;
 use crate::inside::{End, Inside};
 use crate::network::Host;
 use crate::network::lease::{self, Wanted};
-use crate::privilege::caller::{self, Caller};
+use crate::privilege::caller::Caller;
+use crate::privilege::capability;
 use crate::publish;
 use crate::report::audit::Trail;
 use crate::report::error::Result;
@@ -18,12 +19,12 @@ use crate::target::Target;
 ///
 /// # Errors
 /// Any [`crate::report::error::Error`]: whoever may attach a container may do this.
-pub fn delete(caller: &mut Caller, which: &Which, request: &Attach) -> Result<()> {
+pub fn delete(caller: &Caller, which: &Which, request: &Attach) -> Result<()> {
     let trail = Trail::new("delete", caller.uid, Some((which, request)));
     trail.ends(step_by_step(caller, which, request, &trail))
 }
 
-fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
+fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
     let grant = Grant::for_request(caller, request)?;
@@ -31,7 +32,7 @@ fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Tr
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
     let mut host = Host::open(&privilege)?;
     let Some(end) = inside.proof(&target)? else {
-        return caller::give_up_all();
+        return capability::give_up_all();
     };
     let wanted = Wanted {
         uid: caller.uid,
@@ -46,7 +47,7 @@ fn step_by_step(caller: &mut Caller, which: &Which, request: &Attach, trail: &Tr
     };
     match take_out(&mut host, &wanted, end, &mut inside, trail) {
         // Another run was faster, or somebody inside.
-        Err(_) if matches!(inside.look_up(), Ok(None)) => caller::give_up_all(),
+        Err(_) if matches!(inside.look_up(), Ok(None)) => capability::give_up_all(),
         done => done,
     }
 }
@@ -61,7 +62,7 @@ fn take_out(
     let lease = lease::find_with_bridge(host, wanted, end)?.0;
     trail.begins(&lease);
     publish::withdraw(host, &lease, wanted.target)?;
-    caller::give_up_all()?;
+    capability::give_up_all()?;
     // With the container's own rights.
     inside.remove(lease.index)
 }

@@ -17,7 +17,7 @@ use crate::request::hook_state::State;
 /// Attaches the container whose state is on standard input, with the options of the command line and
 /// of the container's annotations. If the container has stopped, takes out the published ports of
 /// containers that are gone.
-pub fn hook(caller: &mut Caller, mut request: Attach) -> Result<()> {
+pub fn hook(caller: &Caller, mut request: Attach) -> Result<()> {
     let state = State::read(stdin().lock())?;
     match state.process()? {
         Some(pid) => {

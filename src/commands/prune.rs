@@ -1,7 +1,8 @@
 //! Mending the firewall, and taking out the published ports of containers that are gone.
 
 use crate::network::Host;
-use crate::privilege::caller::{self, Caller};
+use crate::privilege::caller::Caller;
+use crate::privilege::capability;
 use crate::report::audit::Trail;
 use crate::report::error::Result;
 use crate::request::policy::Grant;
@@ -13,16 +14,16 @@ use crate::{firewall, publish};
 ///
 /// # Errors
 /// Any [`crate::report::error::Error`].
-pub fn prune(caller: &mut Caller) -> Result<()> {
+pub fn prune(caller: &Caller) -> Result<()> {
     Trail::new("prune", caller.uid, None).ends(mend_and_take_out(caller))
 }
 
-fn mend_and_take_out(caller: &mut Caller) -> Result<()> {
+fn mend_and_take_out(caller: &Caller) -> Result<()> {
     let privilege = caller.privilege()?;
     let grant = Grant::of(caller)?;
     privilege.give_up(caps::Capability::CAP_SYS_PTRACE)?;
     let mut host = Host::open(&privilege)?;
     firewall::mend(&mut host, &grant)?;
     publish::prune(&mut host)?;
-    caller::give_up_all()
+    capability::give_up_all()
 }

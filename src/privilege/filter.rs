@@ -144,7 +144,7 @@ pub fn for_request(request: &Request) -> &'static Filter {
 ///
 /// The numbers of system calls mean something on one machine only (`AUDIT_ARCH_*`,
 /// `linux/audit.h`). On other machines than these there is no filter.
-pub fn leave_only(filter: &Filter) -> Result<()> {
+pub fn install(filter: &Filter) -> Result<()> {
     let machine = match ARCH {
         "x86_64" => 0xc000_003e,
         "aarch64" => 0xc000_00b7,

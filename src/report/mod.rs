@@ -5,7 +5,6 @@ pub mod cni;
 pub mod dns;
 pub mod error;
 
-use std::fmt::Display;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -59,23 +58,11 @@ pub fn one_word(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
-/// Warns on standard error, in one line and one write, of what came with a success.
-pub fn warned<T: Display>(outcome: Result<Option<T>>) -> Result<()> {
-    if let Some(what) = outcome? {
-        say(&format!("warning: {what}"));
-    }
-    Ok(())
-}
-
 /// Says on standard error why the run failed, in one line and one write, and gives the exit status.
 pub fn failure(error: &Error) -> i32 {
-    say(&error.to_string());
-    error.exit_status()
-}
-
-fn say(text: &str) {
     // Without standard error the exit status still tells.
-    let _ = write(io::stderr(), line(text).as_bytes());
+    let _ = write(io::stderr(), line(&error.to_string()).as_bytes());
+    error.exit_status()
 }
 
 /// The text as one line that does nothing to a terminal.
