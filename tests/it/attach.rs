@@ -450,8 +450,9 @@ fn a_full_standard_output_that_does_not_block_is_waited_for() {
         let result = json(&attach(delay, &pod).done());
         assert_eq!(result["ips"][0]["address"], pod.address());
     }
-    let (pod, start) = (alice.container(), Instant::now());
-    world.unchanged(|| attach("never", &pod)).failed("standard output");
+    let (pod, leases, start) = (alice.container(), world.leases(), Instant::now());
+    attach("never", &pod).failed("standard output");
     let took = start.elapsed();
+    assert_eq!((world.leases(), pod.links()), (leases, vec!["lo".to_owned()]));
     assert!(took > Duration::from_secs(4) && took < Duration::from_secs(30), "{took:?}");
 }
