@@ -242,10 +242,10 @@ impl World {
         }
     }
 
-    /// The firewall, as nft lists it, without its own note that it was seen to be whole: that is what
-    /// expires.
+    /// The host's ruleset, as nft lists it, without the map `owners`: that remembers each address that
+    /// was ever leased.
     pub(crate) fn ruleset(&self) -> String {
-        self.sh("nft list ruleset | grep -v ' expires ' || true")
+        self.sh("nft list ruleset | sed '/^\tmap owners {/,/^$/d'")
     }
 
     /// Everything that a run may change, on the host and inside each container that still lives.
@@ -261,7 +261,7 @@ impl World {
              done",
             containers.join(" ")
         ));
-        (seen + &self.ruleset()).lines().map(|line| steady(line) + "\n").collect()
+        (seen + &self.sh("nft list ruleset")).lines().map(|line| steady(line) + "\n").collect()
     }
 
     /// Does something that must change nothing, neither on the host nor inside a container.
