@@ -16,7 +16,6 @@ use crate::report::audit::Trail;
 use crate::report::cni::CniResult;
 use crate::report::dns::Dns;
 use crate::report::error::{Failed, Result};
-use crate::request::address::Mac;
 use crate::request::cli::{Attach, Output, Which};
 use crate::request::policy::Grant;
 use crate::request::ports::Mapping;
@@ -76,10 +75,15 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     trail.begins(&lease);
     let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge, request)
         .map_err(|error| bridge::or_gone(&mut host, &grant, &bridge, error))
-        .and_then(|published| match request.output {
-            Output::Nothing => Ok(()),
-            Output::Json => report::print_json(&result(&bridge, &lease, &wanted, &published, dns)),
-            Output::ResolvConf => report::print(&dns.resolv_conf()),
+        .and_then(|published| {
+            trail.chose(&published);
+            match request.output {
+                Output::Nothing => Ok(()),
+                Output::ResolvConf => report::print(&dns.resolv_conf()),
+                Output::Json => {
+                    report::print_json(&CniResult::new(&bridge, &lease, &wanted, dns, published))
+                }
+            }
         });
     if done.is_err() && lease.port == Port::New {
         // Should this fail too, the first error still says more, and the lease ends with the container.
@@ -148,24 +152,4 @@ fn connect(
     let published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
     capability::give_up_all()?;
     Ok(published)
-}
-
-fn result(
-    bridge: &Link,
-    lease: &Lease,
-    wanted: &Wanted,
-    published: &[Mapping],
-    dns: Dns,
-) -> CniResult {
-    let grant = wanted.grant;
-    CniResult::new(
-        (&grant.bridge, bridge.mac.unwrap_or(Mac::of(grant.address.ip))),
-        grant.address.ip,
-        lease.host_end.as_str(),
-        wanted.container_end,
-        lease.address,
-        &wanted.target.sandbox,
-        dns,
-        published,
-    )
 }

@@ -4,8 +4,10 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
+use crate::kernel::link::Link;
+use crate::network::lease::{Lease, Wanted};
 use crate::report::dns::Dns;
-use crate::request::address::{Cidr, IfName, Mac};
+use crate::request::address::Mac;
 use crate::request::ports::Mapping;
 
 /// The result of an attach.
@@ -46,35 +48,33 @@ struct Route {
 }
 
 impl CniResult {
-    /// The result for the namespace at the path `sandbox`. `address` is the container's; the
-    /// Ethernet addresses of both ends of the veth pair follow from it.
-    #[allow(clippy::too_many_arguments, reason = "the parts of a result, each named once")]
+    /// The result for this lease. The Ethernet addresses of both ends follow from the address.
     pub fn new(
-        bridge: (&IfName, Mac),
-        gateway: Ipv4Addr,
-        host_end: &str,
-        container_end: &IfName,
-        address: Cidr,
-        sandbox: &str,
+        bridge: &Link,
+        lease: &Lease,
+        wanted: &Wanted,
         dns: Dns,
-        port_mappings: &[Mapping],
+        port_mappings: Vec<Mapping>,
     ) -> CniResult {
         let interface = |name: &str, mac: Mac, sandbox: Option<&str>| Interface {
             name: name.to_owned(),
             mac: mac.to_string(),
             sandbox: sandbox.map(str::to_owned),
         };
+        let (address, gateway) = (lease.address, wanted.grant.address.ip);
+        let (host_end, container_end) = (lease.host_end.as_str(), wanted.container_end.as_str());
+        let bridge_mac = bridge.mac.unwrap_or(Mac::of(gateway));
         CniResult {
             cni_version: "1.0.0",
             interfaces: vec![
-                interface(bridge.0.as_str(), bridge.1, None),
+                interface(wanted.grant.bridge.as_str(), bridge_mac, None),
                 interface(host_end, Mac::of_host_end(address.ip), None),
-                interface(container_end.as_str(), Mac::of(address.ip), Some(sandbox)),
+                interface(container_end, Mac::of(address.ip), Some(&wanted.target.sandbox)),
             ],
             ips: vec![Ip { address: address.to_string(), gateway, interface: 2 }],
             routes: vec![Route { dst: "0.0.0.0/0", gw: gateway }],
             dns,
-            port_mappings: port_mappings.to_vec(),
+            port_mappings,
         }
     }
 }
