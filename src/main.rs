@@ -29,7 +29,7 @@ fn story() -> i32 {
 }
 
 fn run() -> Result<()> {
-    let mut caller = become_caller()?;
+    let caller = become_caller()?;
     let request = cli::parse(std::env::args_os().skip(1))?;
     filter::install(filter::for_request(&request))?;
     match request {
@@ -38,8 +38,8 @@ fn run() -> Result<()> {
         Request::Attach(which, request) => attach(&caller, &which, &request),
         Request::Hook(request) => hook(&caller, request),
         Request::Delete(which, request) => delete(&caller, &which, &request),
-        Request::List { json } => list(&mut caller, json),
-        Request::Check => check(&mut caller),
+        Request::List { json } => list(&caller, json),
+        Request::Check => check(&caller),
         Request::Prune => prune(&caller),
     }
 }

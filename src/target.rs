@@ -11,7 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat, stat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use crate::privilege::caller::{Caller, Privilege};
+use crate::privilege::caller::Caller;
+use crate::privilege::capability::Privilege;
 use crate::privilege::sys;
 use crate::report::error::{Error, Failed, Refused, Result, Usage};
 use crate::request::cli::Which;

@@ -8,7 +8,8 @@ use caps::Capability;
 use super::trial;
 use crate::firewall::{self, others};
 use crate::network::{Host, bridge};
-use crate::privilege::caller::{Caller, Privilege};
+use crate::privilege::caller::Caller;
+use crate::privilege::capability::Privilege;
 use crate::report;
 use crate::report::dns::Dns;
 use crate::report::error::{Error, Failed, Result};
@@ -75,7 +76,7 @@ impl Findings {
 ///
 /// # Errors
 /// [`Failed::NotReady`] when it would not, [`Failed::Output`].
-pub fn check(caller: &mut Caller) -> Result<()> {
+pub fn check(caller: &Caller) -> Result<()> {
     let mut findings = Findings::default();
     let privilege =
         findings.note("installation", caller.privilege(), |_| "it has its privilege".to_owned());

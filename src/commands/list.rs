@@ -12,7 +12,8 @@ use crate::kernel::link::{self, Kind, Link, Namespace};
 use crate::kernel::netlink::Netlink;
 use crate::network::lease::{address_of, is_of_a_lease, owner_of};
 use crate::network::{Host, bridge};
-use crate::privilege::caller::{self, Caller};
+use crate::privilege::caller::Caller;
+use crate::privilege::capability;
 use crate::publish;
 use crate::report::error::{Failed, Result};
 use crate::report::{self, one_word};
@@ -62,9 +63,9 @@ struct List {
 ///
 /// # Errors
 /// [`Failed::Netlink`], [`Failed::Output`].
-pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
+pub fn list(caller: &Caller, json: bool) -> Result<()> {
     let published = published(caller)?;
-    caller::give_up_all()?;
+    capability::give_up_all()?;
     let mut netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
     let grant = Grant::of(caller).ok();
     let links = leases(&mut netlink, grant.as_ref().map(|grant| grant.address))?;
@@ -94,7 +95,7 @@ pub fn list(caller: &mut Caller, json: bool) -> Result<()> {
 
 /// The published ports, if the program was installed so that it may see them: by their numbers, as
 /// the kernel's own order is another each time.
-fn published(caller: &mut Caller) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
+fn published(caller: &Caller) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
     let Ok(privilege) = caller.privilege() else { return Ok(Vec::new()) };
     let mut all = publish::all(&mut Host::open(&privilege)?)?;
     all.sort_by_key(|(_, _, port)| (port.host_ip, port.host_port, port.protocol.number()));

@@ -8,7 +8,8 @@ use nix::sched::{CloneFlags, unshare};
 use crate::commands::attach::attach;
 use crate::kernel::link::{self, By};
 use crate::kernel::netlink::Netlink;
-use crate::privilege::caller::{self, Caller};
+use crate::privilege::caller::Caller;
+use crate::privilege::capability;
 use crate::privilege::child::{Channel, Child};
 use crate::report::error::{Failed, Result};
 use crate::request::address::IfName;
@@ -16,7 +17,7 @@ use crate::request::cli::{self, Request};
 
 /// Attaches the namespace of a child. Gives how long the attach took, in seconds. It gives up the
 /// capabilities. [`Failed::Trial`] when the child cannot make its namespaces.
-pub fn attach_and_leave(caller: &mut Caller) -> Result<f64> {
+pub fn attach_and_leave(caller: &Caller) -> Result<f64> {
     let end = IfName::literal("veth1".to_owned());
     let child = Child::start(|parent| live(parent, &end))?;
     match child.channel.receive().unwrap_or(Errno::EPIPE as i32) {
@@ -37,7 +38,7 @@ pub fn attach_and_leave(caller: &mut Caller) -> Result<f64> {
 /// the channel. Then it deletes the veth pair by its `end`: the kernel would do so too, but only after
 /// this program has said that all is gone.
 fn live(parent: &Channel, end: &IfName) {
-    let made = match caller::give_up_all() {
+    let made = match capability::give_up_all() {
         Ok(()) => unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET),
         Err(_) => Err(Errno::EPERM),
     };

@@ -11,7 +11,7 @@ use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::link::{self, By, Kind, Link};
 use crate::kernel::netlink::{self, Netlink};
 use crate::kernel::nftables::Ruleset;
-use crate::privilege::caller::Privilege;
+use crate::privilege::capability::Privilege;
 use crate::report::error::{Error, Failed, Result};
 use crate::request::address::IfName;
 

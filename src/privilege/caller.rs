@@ -17,8 +17,7 @@ use nix::unistd::{
     Gid, Uid, getgid, getgroups, getresgid, getresuid, getuid, setresgid, setresuid,
 };
 
-use super::capability;
-pub use super::capability::{Privilege, give_up_all, keep_for_entering};
+use super::capability::{self, Privilege};
 use super::{failed, sys};
 use crate::report::error::{Failed, Result, Unprivileged};
 
