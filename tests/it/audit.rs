@@ -105,7 +105,8 @@ fn who_attaches_and_deletes_what_is_told() {
     world.root().netsetgo(format!("-netns /proc/{roots}/ns/net -vethNamePrefix up")).done();
     let told = "attach uid=0 user=root netns=/proc/PID/ns/net interface=up1 link=up0";
     let told = told.replace("PID", &roots.to_string());
-    assert_eq!(log.only(0), format!("{told} address=10.10.10.2/24"));
+    // The first address is alice's.
+    assert_eq!(log.only(0), format!("{told} address=10.10.10.3/24"));
 }
 
 #[test]
