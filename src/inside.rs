@@ -260,9 +260,9 @@ fn configure(
     // The route is last: if it is there already, the rest is done all the same.
     changes.push((Step::Route, route::default_route(index, wanted.gateway)));
     let (steps, requests): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
-    let Err(failure) = netlink.change_all(requests) else { return Ok(()) };
-    let step = steps.get(failure.request).copied().unwrap_or(Step::Up);
-    let exists = matches!(step, Step::Route) && failure.error.is(Errno::EEXIST);
+    let Err(error) = netlink.change_all(requests) else { return Ok(()) };
+    let step = steps.get(error.request()).copied().unwrap_or(Step::Up);
+    let exists = matches!(step, Step::Route) && error.is(Errno::EEXIST);
     if exists
         && route::has_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))?
     {
@@ -272,7 +272,7 @@ fn configure(
     if exists && link::get(netlink, By::Index(index)).map_err(at(Step::LookUp))?.is_none() {
         return Err((Step::LookUp, Errno::ENODEV));
     }
-    Err(at(step)(failure.error))
+    Err(at(step)(error))
 }
 
 /// What the fuzz targets check here.

@@ -10,7 +10,7 @@ use super::NAME;
 use super::elements::padded;
 use crate::kernel::answer::Attributes;
 use crate::kernel::link::By;
-use crate::kernel::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain, SeenRule};
+use crate::kernel::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain, SeenRule, Table};
 use crate::kernel::route;
 use crate::network::Host;
 use crate::report::error::{Failed, Result};
@@ -45,14 +45,12 @@ pub fn way_out(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<Op
                 NFPROTO_IPV4 => "ip",
                 _ => continue,
             };
-            if chain.hook != FORWARD
-                || table == NAME
-                || !ruleset.is_in_force(chain.family, table)?
-            {
+            let at = Table { family: chain.family, name: table };
+            if chain.hook != FORWARD || table == NAME || !ruleset.has_table(at)? {
                 continue;
             }
-            let rules = ruleset.rules_of(chain.family, table)?;
-            let mut has = |set: &str, key| ruleset.has_key((chain.family, table), set, key).ok();
+            let rules = ruleset.rules(at)?;
+            let mut has = |set: &str, key| ruleset.has_key(at, set, key).ok();
             let chains = BTreeMap::new();
             let fates = Walk { rules: &rules, packet: &packet, chains, has: &mut has }.chain(name);
             if fates & ACCEPTED == 0 && (fates & RETURNED == 0 || chain.policy == DROP) {

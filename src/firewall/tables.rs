@@ -8,9 +8,9 @@ use crate::kernel::nftables::{Chain, Kind, NFPROTO_BRIDGE, NFPROTO_INET, Set, Ta
 pub const NAME: &str = "netsetgo";
 
 /// For packets that the host routes, sends or receives.
-pub const ROUTED: Table = Table { family: NFPROTO_INET, name: NAME };
+pub const ROUTED: Table<'static> = Table { family: NFPROTO_INET, name: NAME };
 /// For frames that arrive at bridge ports.
-pub const BRIDGED: Table = Table { family: NFPROTO_BRIDGE, name: NAME };
+pub const BRIDGED: Table<'static> = Table { family: NFPROTO_BRIDGE, name: NAME };
 
 /// Priorities of base chains (`enum nf_ip_hook_priorities`, `linux/netfilter_ipv4.h`).
 const RAW: i32 = -300;
@@ -61,12 +61,12 @@ pub const CHAINS: [&Chain; 16] = [
     &PASSED_ON,
 ];
 
-const fn chain(table: Table, name: &'static str) -> Chain {
+const fn chain(table: Table<'static>, name: &'static str) -> Chain {
     Chain { table, name, base: None }
 }
 
 const fn base(
-    table: Table,
+    table: Table<'static>,
     name: &'static str,
     kind: &'static str,
     hook: InetHookNumber,

@@ -34,7 +34,7 @@ pub fn optimistic<T>(
             Step::Again => continue,
             Step::Commit(batch, outcome) => (batch, outcome),
         };
-        match host.ruleset("changing it", |ruleset| ruleset.commit(batch, Some(generation))) {
+        match host.ruleset("changing it", |ruleset| ruleset.commit(batch, generation)) {
             Ok(()) => return Ok(outcome),
             Err(error) if error.is(Errno::ERESTART) => {}
             Err(error) => return Err(error),

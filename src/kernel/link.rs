@@ -162,7 +162,7 @@ fn up(mut message: LinkMessage) -> LinkMessage {
 /// been put into another group.
 fn of_group(group: u32) -> Result<LinkMessage, Error> {
     match group {
-        0 => Err(Error::Kernel(Errno::EINVAL)),
+        0 => Err(Error::Kernel(Errno::EINVAL, 0)),
         _ => Ok(message(0, vec![LinkAttribute::Group(group)])),
     }
 }
@@ -177,7 +177,7 @@ pub fn change_without_ipv6(
 ) -> Result<bool, Error> {
     let mut send = |attributes| {
         let changes = [&[change(by, attributes)], others].concat();
-        netlink.change_all(changes).map_err(Error::from)
+        netlink.change_all(changes)
     };
     let inet6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![inet6]);

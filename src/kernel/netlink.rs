@@ -38,32 +38,12 @@ const DUMPS: u32 = 100;
 /// A request for a change: a message, and its flags beside `NLM_F_REQUEST`.
 pub type Change<M = RouteNetlinkMessage> = (M, u16);
 
-/// A request of several that failed: its number, from 0, and why.
-#[derive(Debug)]
-pub struct Failure {
-    pub request: usize,
-    pub error: Error,
-}
-
-/// An error of the socket, which concerns all requests.
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure { request: 0, error }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        failure.error
-    }
-}
-
 /// Why a request failed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The kernel's own answer.
+    /// The kernel's own answer, and the number of the request, from 0.
     #[error("{0}")]
-    Kernel(Errno),
+    Kernel(Errno, usize),
     #[error("netlink socket: {0}")]
     Socket(#[from] io::Error),
     /// The reply makes no sense.
@@ -74,16 +54,21 @@ pub enum Error {
 impl Error {
     /// Whether this is the kernel's answer `errno`.
     pub fn is(&self, errno: Errno) -> bool {
-        matches!(self, Error::Kernel(answer) if *answer == errno)
+        matches!(self, Error::Kernel(answer, _) if *answer == errno)
     }
 
     /// The error number to report where only a number fits.
     pub fn errno(&self) -> Errno {
         match self {
-            Error::Kernel(errno) => *errno,
+            Error::Kernel(errno, _) => *errno,
             Error::Socket(error) => Errno::from_raw(error.raw_os_error().unwrap_or_default()),
             Error::Reply(_) => Errno::EBADMSG,
         }
+    }
+
+    /// Which of several requests failed.
+    pub fn request(&self) -> usize {
+        if let Error::Kernel(_, request) = self { *request } else { 0 }
     }
 }
 
@@ -132,13 +117,14 @@ impl Netlink {
     /// Whether an interface has the index `index`. Unlike a question for the interface itself this
     /// takes no lock in the kernel, so it costs little and never waits.
     pub fn has_index(&self, index: u32) -> Result<bool, Error> {
-        sys::interface_exists(&self.socket, index).map_err(Error::Kernel)
+        sys::interface_exists(&self.socket, index).map_err(|errno| Error::Kernel(errno, 0))
     }
 
     /// Whether an interface has the name or alternative name `name`; likewise. CAP_NET_ADMIN and
     /// CAP_SYS_MODULE must not be in effect.
     pub fn has_name(&self, name: &IfName) -> Result<bool, Error> {
-        sys::interface_name_exists(&self.socket, name.as_str()).map_err(Error::Kernel)
+        sys::interface_name_exists(&self.socket, name.as_str())
+            .map_err(|errno| Error::Kernel(errno, 0))
     }
 
     /// Asks for one object. That there is none is an error: ENODEV, ENOENT and the like.
@@ -161,16 +147,16 @@ impl Netlink {
         for _ in 0..DUMPS {
             let first = self.send(vec![(question.clone(), NLM_F_DUMP)])?;
             match self.replies(first, answer) {
-                Err(failure) if failure.error.is(Errno::EINTR) => {}
-                done => return Ok(done?),
+                Err(error) if error.is(Errno::EINTR) => {}
+                done => return done,
             }
         }
-        Err(Error::Kernel(Errno::EINTR))
+        Err(Error::Kernel(Errno::EINTR, 0))
     }
 
     /// Asks for one change, and waits for the kernel's acknowledgement.
     pub fn change(&mut self, change: Change<impl NetlinkSerializable>) -> Result<(), Error> {
-        Ok(self.change_all(vec![change])?)
+        self.change_all(vec![change])
     }
 
     /// Asks for several changes together, and waits for the acknowledgement of the last or for the
@@ -178,7 +164,7 @@ impl Netlink {
     pub fn change_all(
         &mut self,
         mut changes: Vec<Change<impl NetlinkSerializable>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         if let Some((_, flags)) = changes.last_mut() {
             *flags |= NLM_F_ACK;
         }
@@ -187,7 +173,7 @@ impl Netlink {
 
     /// Sends changes, one of which has the flag that asks for an acknowledgement, and waits for that
     /// or for the first error.
-    pub fn tell(&mut self, changes: Vec<Change<impl NetlinkSerializable>>) -> Result<(), Failure> {
+    pub fn tell(&mut self, changes: Vec<Change<impl NetlinkSerializable>>) -> Result<(), Error> {
         let first = self.send(changes)?;
         // No object is expected.
         self.replies::<0>(first, NLMSG_NOOP).map(drop)
@@ -221,7 +207,7 @@ impl Netlink {
         &mut self,
         first: u32,
         answer: u16,
-    ) -> Result<Vec<Answer<H>>, Failure> {
+    ) -> Result<Vec<Answer<H>>, Error> {
         let mut objects = Vec::new();
         let mut interrupted = false;
         loop {
@@ -238,7 +224,8 @@ impl Netlink {
                     continue;
                 }
                 interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
-                let error = match message.payload {
+                let request = request as usize;
+                return Err(match message.payload {
                     NetlinkPayload::InnerMessage(object) if header.message_type == answer => {
                         objects.push(object);
                         match header.flags & NLM_F_MULTIPART {
@@ -248,15 +235,14 @@ impl Netlink {
                     }
                     NetlinkPayload::Error(error) => match error.code {
                         None => return Ok(objects),
-                        Some(code) => kernel(code.get()),
+                        Some(code) => kernel(code.get(), request),
                     },
-                    NetlinkPayload::Done(done) if done.code < 0 => kernel(done.code),
+                    NetlinkPayload::Done(done) if done.code < 0 => kernel(done.code, request),
                     // A dump during which something changed may lack an object.
-                    NetlinkPayload::Done(_) if interrupted => Error::Kernel(Errno::EINTR),
+                    NetlinkPayload::Done(_) if interrupted => Error::Kernel(Errno::EINTR, request),
                     NetlinkPayload::Done(_) => return Ok(objects),
                     _ => Error::Reply("of another type".to_owned()),
-                };
-                return Err(Failure { request: request as usize, error });
+                });
             }
         }
     }
@@ -278,8 +264,8 @@ impl Netlink {
 }
 
 /// The kernel's error numbers come negated.
-fn kernel(code: i32) -> Error {
-    Error::Kernel(Errno::from_raw(code.wrapping_neg()))
+fn kernel(code: i32, request: usize) -> Error {
+    Error::Kernel(Errno::from_raw(code.wrapping_neg()), request)
 }
 
 /// What the fuzz targets check here.

@@ -72,26 +72,9 @@ impl Places {
     }
 }
 
-/// Where programs of the host wait for any client, read once for each protocol that is asked for.
-#[derive(Debug, Default)]
-pub struct Listeners {
-    tcp: Option<Places>,
-    udp: Option<Places>,
-}
-
-impl Listeners {
-    /// Whether a program waits where `mapping` would be published.
-    pub fn hold(&mut self, mapping: &Mapping) -> Result<bool> {
-        let known = match mapping.protocol {
-            Protocol::Tcp => &mut self.tcp,
-            Protocol::Udp => &mut self.udp,
-        };
-        let places = match known {
-            Some(places) => places,
-            None => known.insert(places(mapping.protocol, waiting(mapping.protocol))?),
-        };
-        Ok(places.hold(mapping))
-    }
+/// Where programs of the host wait for any client.
+pub fn listeners(protocol: Protocol) -> Result<Places> {
+    places(protocol, waiting(protocol))
 }
 
 /// Where programs of the host have a socket of UDP: for any client, or for one peer.

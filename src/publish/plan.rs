@@ -1,6 +1,8 @@
 //! What there is to do for ports to be published: which are granted, which are free, and which are there
 //! already.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::Ipv4Addr;
 
 use super::encode;
@@ -8,13 +10,13 @@ use super::{PORTS, elements};
 use crate::kernel::link::By;
 use crate::kernel::nftables::Element;
 use crate::kernel::route;
-use crate::kernel::sock_diag::Listeners;
+use crate::kernel::sock_diag::{self, Places};
 use crate::network::Host;
 use crate::network::lease::{TRIES, index_of};
 use crate::network::pool::lowest_free;
 use crate::report::error::{Failed, Refused, Result};
 use crate::request::policy::Grant;
-use crate::request::ports::{Granted, Mapping};
+use crate::request::ports::{Granted, Mapping, Protocol};
 
 /// What is to be done for mappings to be published.
 #[derive(Debug, Default)]
@@ -124,14 +126,15 @@ pub struct Ports<'a, 'h> {
     host: &'a mut Host<'h>,
     /// The container's address, if it has one.
     own: Option<Ipv4Addr>,
-    listeners: Listeners,
+    /// Where programs wait, by protocol, read when it is needed first.
+    listeners: HashMap<Protocol, Places>,
     /// The host's addresses, read when they are needed first.
     local: Option<Vec<Ipv4Addr>>,
 }
 
 impl<'a, 'h> Ports<'a, 'h> {
     pub fn of(host: &'a mut Host<'h>, own: Option<Ipv4Addr>) -> Self {
-        Ports { host, own, listeners: Listeners::default(), local: None }
+        Ports { host, own, listeners: HashMap::new(), local: None }
     }
 
     /// The addresses on which a port cannot be published beside `mapping`; `None` is every address. Of
@@ -161,7 +164,11 @@ impl<'a, 'h> Ports<'a, 'h> {
 
 impl Lookup for Ports<'_, '_> {
     fn there(&mut self, mapping: &Mapping) -> Result<There> {
-        if self.listeners.hold(mapping)? {
+        let listeners = match self.listeners.entry(mapping.protocol) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(sock_diag::listeners(mapping.protocol)?),
+        };
+        if listeners.hold(mapping) {
             return Ok(There::Taken(Failed::PortInUse(*mapping)));
         }
         let mut there = There::Nothing;

@@ -144,7 +144,7 @@ impl Batch {
 
     /// Deletes all elements.
     pub fn flush(&mut self, set: &Set) {
-        let request = SetElementMessage { attributes: in_set(set) };
+        let request = SetElementMessage { attributes: in_set(set.table, set.name) };
         self.push(set.table, NfTablesMessage::DeleteSetElement(request), 0);
     }
 
@@ -156,33 +156,32 @@ impl Batch {
         flags: u16,
     ) {
         for some in elements.chunks(MOST_ELEMENTS) {
-            let mut attributes = in_set(set);
+            let mut attributes = in_set(set.table, set.name);
             attributes.push(SetElementList::Elements(some.iter().map(element).collect()));
             self.push(set.table, request(SetElementMessage { attributes }), flags);
         }
     }
 
     fn push(&mut self, table: Table, request: NfTablesMessage, flags: u16) {
-        self.changes.push((message(table.family, request), flags));
+        self.changes.push((message(table, request), flags));
     }
 
     /// All messages of the transaction, from its beginning to its end. The last change asks for an
     /// acknowledgement: errors come in the order of the changes, so the first answer tells.
-    pub(super) fn framed(self, generation: Option<u32>) -> Vec<Change<NetfilterMessage>> {
+    pub(super) fn framed(self, generation: u32) -> Vec<Change<NetfilterMessage>> {
         /// `linux/netfilter/nfnetlink.h`
         const NFNL_MSG_BATCH_BEGIN: u8 = 16;
         const NFNL_BATCH_GENID: u16 = 1;
         const NFNL_SUBSYS_NFTABLES: u16 = 10;
         let frame = |control: ControlMessage| {
-            let header =
-                NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFNL_SUBSYS_NFTABLES);
+            let family = NetfilterProtoFamily::Unspec;
+            let header = NetfilterHeader::new(family, 0, NFNL_SUBSYS_NFTABLES);
             (NetfilterMessage::new(header, control), 0)
         };
-        let generation = generation.map(|generation| generation.to_be_bytes().to_vec());
-        let attributes = generation.map(|number| DefaultNla::new(NFNL_BATCH_GENID, number));
+        let generation = DefaultNla::new(NFNL_BATCH_GENID, generation.to_be_bytes().to_vec());
         let mut all = vec![frame(ControlMessage::Other {
             message_type: NFNL_MSG_BATCH_BEGIN,
-            attributes: attributes.into_iter().collect(),
+            attributes: vec![generation],
         })];
         all.extend(self.changes);
         if let Some((_, flags)) = all.last_mut() {
@@ -194,8 +193,8 @@ impl Batch {
 }
 
 /// What says which set is meant.
-pub(super) fn in_set(set: &Set) -> Vec<SetElementList> {
-    vec![SetElementList::Table(set.table.name.to_owned()), SetElementList::Set(set.name.to_owned())]
+pub(super) fn in_set(table: Table, set: &str) -> Vec<SetElementList> {
+    vec![SetElementList::Table(table.name.to_owned()), SetElementList::Set(set.to_owned())]
 }
 
 /// An element, as one of a list.

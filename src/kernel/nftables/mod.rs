@@ -18,7 +18,6 @@ pub use self::ruleset::{Ruleset, SeenChain, SeenRule};
 pub const NFPROTO_INET: u8 = libc::NFPROTO_INET as u8;
 pub const NFPROTO_IPV4: u8 = libc::NFPROTO_IPV4 as u8;
 pub const NFPROTO_BRIDGE: u8 = libc::NFPROTO_BRIDGE as u8;
-const NFPROTO_UNSPEC: u8 = libc::NFPROTO_UNSPEC as u8;
 
 /// Types of what nft itself keeps in user data of tables, rules and elements (`libnftnl/udata.h`).
 const COMMENT: u8 = 0;
@@ -27,10 +26,10 @@ const VERSION: u8 = 0x4e;
 
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Table {
+pub struct Table<'a> {
     /// Its family, an `NFPROTO_*`.
     pub family: u8,
-    pub name: &'static str,
+    pub name: &'a str,
 }
 
 /// What the bytes of a key are, for nft (`enum datatypes`, `datatype.h`).
@@ -57,7 +56,7 @@ impl Kind {
         match self {
             Kind::IfName => 16,
             Kind::Ether => 8,
-            Kind::Ipv4 | Kind::Protocol | Kind::Port | Kind::Mark | Kind::IfIndex => 4,
+            _ => 4,
         }
     }
 }
@@ -65,7 +64,7 @@ impl Kind {
 /// A named set, or a map if its elements have values.
 #[derive(Debug)]
 pub struct Set {
-    pub table: Table,
+    pub table: Table<'static>,
     pub name: &'static str,
     /// What it is for.
     pub comment: &'static str,
@@ -80,7 +79,7 @@ pub struct Set {
 /// A chain.
 #[derive(Debug)]
 pub struct Chain {
-    pub table: Table,
+    pub table: Table<'static>,
     pub name: &'static str,
     /// Its type, hook and priority, if it is a base chain.
     pub base: Option<(&'static str, InetHookNumber, i32)>,
@@ -136,9 +135,9 @@ impl Element {
     }
 }
 
-/// A message about something in a table of this family.
-fn message(family: u8, request: NfTablesMessage) -> NetfilterMessage {
-    NetfilterMessage::new(NetfilterHeader::new(family.into(), 0, 0), request)
+/// A message about a table, or something in it.
+fn message(table: Table, request: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(table.family.into(), 0, 0), request)
 }
 
 /// A piece of user data: type, length and value, a byte each of the first two.

@@ -1,19 +1,23 @@
 //! Questions about the ruleset. Each answer is read only as far as it is needed.
 
-use netlink_packet_netfilter::NetfilterMessage;
 use netlink_packet_netfilter::nftables::{
     ChainMessage, GenMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetElementFlags,
     SetElementList, SetElementMessage, TableAttribute, TableFlags, TableMessage,
 };
 use nix::errno::Errno;
+use nix::libc;
 
-use super::{Batch, COMMENT, Element, NFPROTO_UNSPEC, RuleMark, Set, Table, batch, message};
+use super::batch::{self, in_set};
+use super::{Batch, COMMENT, Element, RuleMark, Set, Table, message};
 use crate::kernel::answer::{self, Attributes};
 use crate::kernel::netlink::{Error, Netlink};
 
 /// An answer of nf_tables: `struct nfgenmsg` (`linux/netfilter/nfnetlink.h`), which begins with the
 /// family, and attributes. Numbers of attributes are from `linux/netfilter/nf_tables.h`.
 type Answer = answer::Answer<4>;
+
+/// No table in particular.
+const ANY: Table = Table { family: libc::NFPROTO_UNSPEC as u8, name: "" };
 
 /// A rule, as far as it is read.
 #[derive(Debug)]
@@ -58,21 +62,16 @@ impl Ruleset {
     pub fn generation(&mut self) -> Result<u32, Error> {
         const ID: u16 = 1;
         let question = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
-        let answer: Answer = self.netlink.ask(message(NFPROTO_UNSPEC, question))?;
+        let answer: Answer = self.netlink.ask(message(ANY, question))?;
         answer.number_be(ID).ok_or_else(|| Error::Reply("no generation".to_owned()))
     }
 
     /// Whether a table is there, and in force: the admin can make one dormant.
     pub fn has_table(&mut self, table: Table) -> Result<bool, Error> {
-        self.is_in_force(table.family, table.name)
-    }
-
-    /// The same of any table.
-    pub fn is_in_force(&mut self, family: u8, table: &str) -> Result<bool, Error> {
         const FLAGS: u16 = 2;
-        let attributes = vec![TableAttribute::Name(table.to_owned())];
+        let attributes = vec![TableAttribute::Name(table.name.to_owned())];
         let question = NfTablesMessage::GetTable(TableMessage { attributes });
-        let answer: Option<Answer> = found(self.netlink.ask(message(family, question)))?;
+        let answer: Option<Answer> = found(self.netlink.ask(message(table, question)))?;
         let flags = answer.map(|answer| answer.number_be(FLAGS).unwrap_or_default());
         let flags = flags.map(TableFlags::from_bits_retain);
         Ok(flags.is_some_and(|flags| !flags.contains(TableFlags::Dormant)))
@@ -80,18 +79,18 @@ impl Ruleset {
 
     /// What tells the rules of a table from others; those of a chain are in their order.
     pub fn marks(&mut self, table: Table) -> Result<Vec<RuleMark>, Error> {
-        let rules = self.rules_of(table.family, table.name)?;
-        Ok(rules.into_iter().map(|rule| (table.family, rule.chain, rule.user_data)).collect())
+        let mark = |rule: SeenRule| (table.family, rule.chain, rule.user_data);
+        Ok(self.rules(table)?.into_iter().map(mark).collect())
     }
 
-    /// All rules of any table.
-    pub fn rules_of(&mut self, family: u8, table: &str) -> Result<Vec<SeenRule>, Error> {
+    /// All rules of a table.
+    pub fn rules(&mut self, table: Table) -> Result<Vec<SeenRule>, Error> {
         const CHAIN: u16 = 2;
         const EXPRESSIONS: u16 = 4;
         const USER_DATA: u16 = 7;
-        let attributes = vec![RuleAttribute::Table(table.to_owned())];
+        let attributes = vec![RuleAttribute::Table(table.name.to_owned())];
         let question = NfTablesMessage::GetRule(RuleMessage { attributes });
-        let answers: Vec<Answer> = self.netlink.ask_all(message(family, question))?;
+        let answers: Vec<Answer> = self.netlink.ask_all(message(table, question))?;
         let read = |answer: Answer| SeenRule {
             chain: answer.text(CHAIN).unwrap_or_default(),
             expressions: answer.get(EXPRESSIONS).unwrap_or_default().to_vec(),
@@ -108,7 +107,7 @@ impl Ruleset {
         const HOOK_NUMBER: u16 = 1;
         const POLICY: u16 = 5;
         let question = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-        let answers: Vec<Answer> = self.netlink.ask_all(message(NFPROTO_UNSPEC, question))?;
+        let answers: Vec<Answer> = self.netlink.ask_all(message(ANY, question))?;
         let read = |answer: Answer| {
             Some(SeenChain {
                 family: *answer.header.first()?,
@@ -123,52 +122,44 @@ impl Ruleset {
 
     /// The element of `set` with this key; `None` where there is no such element, set or table.
     pub fn element(&mut self, set: &Set, key: Vec<u8>) -> Result<Option<Element>, Error> {
-        let answer = self.answer_for_key(set.table.family, batch::in_set(set), key)?;
+        let answer = self.answer_for_key(set.table, set.name, key)?;
         Ok(answer.iter().flat_map(elements).next())
     }
 
     /// Whether a set of any table has this key.
-    pub fn has_key(
-        &mut self,
-        (family, table): (u8, &str),
-        set: &str,
-        key: Vec<u8>,
-    ) -> Result<bool, Error> {
-        let set =
-            vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
-        Ok(self.answer_for_key(family, set, key)?.is_some())
+    pub fn has_key(&mut self, table: Table, set: &str, key: Vec<u8>) -> Result<bool, Error> {
+        Ok(self.answer_for_key(table, set, key)?.is_some())
     }
 
     fn answer_for_key(
         &mut self,
-        family: u8,
-        mut attributes: Vec<SetElementList>,
+        table: Table,
+        set: &str,
         key: Vec<u8>,
     ) -> Result<Option<Answer>, Error> {
+        let mut attributes = in_set(table, set);
         attributes.push(SetElementList::Elements(vec![batch::element(&Element::key(key))]));
-        found(self.netlink.ask(about_elements(family, attributes)))
+        let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+        found(self.netlink.ask(message(table, question)))
     }
 
     /// All elements of `set`; none where there is no such set or table.
     pub fn elements(&mut self, set: &Set) -> Result<Vec<Element>, Error> {
-        let question = about_elements(set.table.family, batch::in_set(set));
+        let request = SetElementMessage { attributes: in_set(set.table, set.name) };
+        let question = message(set.table, NfTablesMessage::GetSetElement(request));
         let answers: Option<Vec<Answer>> = found(self.netlink.ask_all(question))?;
         Ok(answers.iter().flatten().flat_map(elements).collect())
     }
 
-    /// Carries a transaction out; if a generation is given, only for that: the error is ERESTART if
-    /// there is a later one. Else it is that of the first request that failed.
-    pub fn commit(&mut self, batch: Batch, generation: Option<u32>) -> Result<(), Error> {
+    /// Carries a transaction out, if the ruleset is still of this generation; else the error is
+    /// ERESTART. Another error is that of the first request that failed.
+    pub fn commit(&mut self, batch: Batch, generation: u32) -> Result<(), Error> {
         match batch.is_empty() {
             // The kernel would not answer.
             true => Ok(()),
-            false => Ok(self.netlink.tell(batch.framed(generation))?),
+            false => self.netlink.tell(batch.framed(generation)),
         }
     }
-}
-
-fn about_elements(family: u8, attributes: Vec<SetElementList>) -> NetfilterMessage {
-    message(family, NfTablesMessage::GetSetElement(SetElementMessage { attributes }))
 }
 
 /// What was asked for, or `None` if there is no such thing.

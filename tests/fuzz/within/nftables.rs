@@ -37,11 +37,13 @@ pub fn look(bytes: &[u8], set: &Set) -> Option<Seen> {
         3 => ruleset.base_chains().map(drop),
         4 => ruleset.element(set, vec![0; 8]).map(|one| seen.elements.extend(one)),
         5 => ruleset.elements(set).map(|all| seen.elements = all),
-        6 => ruleset.rules_of(NFPROTO_IPV4, "filter").map(|all| seen.rules = all),
+        6 => ruleset
+            .rules(Table { family: NFPROTO_IPV4, name: "filter" })
+            .map(|all| seen.rules = all),
         _ => {
             let mut batch = Batch::default();
             batch.add(set, &[Element::key(rest.to_vec())]);
-            ruleset.commit(batch, Some(7))
+            ruleset.commit(batch, 7)
         }
     };
     seen.error = done.err();
