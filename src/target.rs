@@ -1,4 +1,4 @@
-//! The target: which network namespace is meant, as descriptors. A process's number is used once.
+//! The target: which network namespace is meant, as descriptors. A process id is used once.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -15,39 +15,38 @@ use crate::privilege::caller::Caller;
 use crate::privilege::capability::Privilege;
 use crate::privilege::sys;
 use crate::report::error::{Error, Failed, Refused, Result, Usage};
-use crate::request::cli::Which;
+use crate::request::cli::{PID_LIMIT, Which};
 
-/// How long to sleep, at most, between two looks at a process that is still in the host's network
-/// namespace. The kernel tells nobody when a process changes its namespaces.
+/// The longest sleep between two looks at a process that is still in the host's network namespace. The
+/// kernel has no event for a change of namespaces.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
+
+/// How namespaces are opened.
+const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC);
 
 /// A network namespace to attach, and what belongs to it.
 #[derive(Debug)]
 pub struct Target {
     /// The network namespace.
     pub net: OwnedFd,
-    /// The user namespace that owns it: whoever may act there may configure it.
+    /// The user namespace that owns it. A capability there is what it takes to configure it.
     pub owner: OwnedFd,
-    /// A path by which others can name it, as a CNI result does.
+    /// A path by which a CNI result names it.
     pub sandbox: String,
-    /// The process that was named, if one was.
+    /// The process, if the caller named one.
     process: Option<OwnedFd>,
     name: String,
 }
 
-/// A namespace's identity: device and inode of its file (`namespaces(7)`).
+/// The identity of a namespace: device and inode of its file (`namespaces(7)`).
 type Identity = (u64, u64);
 
 impl Target {
-    /// Opens what `which` means, waiting until `deadline` for a process to leave the host's network
-    /// namespace. That the caller may configure it is yet to be proved
-    /// ([`crate::inside::Inside::proof`]).
+    /// Opens what `which` means. Waits until `deadline` for a process to leave the host's network
+    /// namespace. Gives CAP_SYS_PTRACE up.
     ///
-    /// CAP_SYS_PTRACE is given up here.
-    ///
-    /// # Errors
-    /// [`Refused::Target`] for whatever is not to be had, in the same words whether it does not
-    /// exist or is not the caller's; [`Refused::HostNamespace`].
+    /// Whether the caller may configure the target is proved later ([`crate::inside::Inside::proof`]).
+    /// A target of another user's and one that does not exist are refused in the same words.
     pub fn open(
         which: &Which,
         caller: &Caller,
@@ -64,32 +63,24 @@ impl Target {
         target
     }
 
-    /// Checks that the process which was named, if one was, has not exited.
-    ///
-    /// # Errors
-    /// [`Failed::TargetGone`].
+    /// Checks that the process has not exited, if the caller named one.
     pub fn check_alive(&self) -> Result<()> {
         self.sleep(Duration::ZERO)
     }
 
-    /// Sleeps, at most for `nap`.
-    ///
-    /// # Errors
-    /// [`Failed::TargetGone`], as soon as the process which was named, if one was, exits.
+    /// Sleeps. It is an error if the process exits meanwhile.
     pub fn sleep(&self, nap: Duration) -> Result<()> {
         match &self.process {
-            Some(process) if exited(process, nap) => {
-                Err(Failed::TargetGone(self.name.clone()).into())
+            Some(process) if exits(process, nap) => {
+                return Err(Failed::TargetGone(self.name.clone()).into());
             }
-            Some(_) => Ok(()),
-            None => {
-                std::thread::sleep(nap);
-                Ok(())
-            }
+            Some(_) => {}
+            None => std::thread::sleep(nap),
         }
+        Ok(())
     }
 
-    /// The refusal that all have in common who may not have this target.
+    /// The refusal for every caller who may not have this target.
     pub fn not_yours(&self) -> Error {
         Refused::Target(self.name.clone()).into()
     }
@@ -102,50 +93,50 @@ fn of_process(
     deadline: Instant,
 ) -> Result<Target> {
     let name = format!("process {pid}");
-    let no = |errno| not_had(&name, errno);
+    let refused = |errno| refusal(&name, errno);
     let process = sys::pidfd_open(pid).map_err(|errno| match errno {
         Errno::ESRCH if pid > pid_max() => Usage::Pid(pid.to_string(), pid_max()).into(),
-        _ => no(errno),
+        _ => refused(errno),
     })?;
     let path = format!("/proc/{pid}");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open(path.as_str(), flags, Mode::empty()).map_err(no)?;
-    // While the process has not exited its number means no other, so the directory is its own, and
-    // stays so: an open /proc/PID never shows another process.
-    if exited(&process, Duration::ZERO) {
-        return Err(no(Errno::ESRCH));
+    let directory = open(path.as_str(), flags, Mode::empty()).map_err(refused)?;
+    // A process id means no other process until this one has exited. So if it has not, the directory is its
+    // own, and stays so: an open /proc/PID never shows another process.
+    if exits(&process, Duration::ZERO) {
+        return Err(refused(Errno::ESRCH));
     }
 
     let host = host_namespaces(caller)?;
     let mut nap = Duration::from_millis(1);
     let net = loop {
-        let (net, again) = match open_namespace(&directory) {
-            // The capability is there for one look, so there is no waiting for such a process.
+        let (net, may_wait) = match openat(&directory, "ns/net", READ, Mode::empty()) {
+            // The capability is there for one look, so this run cannot wait for such a process.
             Err(Errno::EACCES | Errno::EPERM) => {
                 (open_undumpable(&directory, caller, privilege, &name)?, false)
             }
-            net => (net.map_err(no)?, true),
+            net => (net.map_err(refused)?, true),
         };
-        if !host.contains(&identity(&net).map_err(no)?) {
+        if !host.contains(&identity(&net).map_err(refused)?) {
             break net;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !again {
+        if left.is_zero() || !may_wait {
             return Err(Refused::HostNamespace(name).into());
         }
         drop(net);
-        if exited(&process, nap.min(left)) {
-            return Err(no(Errno::ESRCH));
+        if exits(&process, nap.min(left)) {
+            return Err(refused(Errno::ESRCH));
         }
         nap = (nap * 2).min(LONGEST_NAP);
     };
-    let owner = sys::owning_user_namespace(&net).map_err(no)?;
+    let owner = sys::owning_user_namespace(&net).map_err(refused)?;
     Ok(Target { net, owner, sandbox: format!("/proc/{pid}/ns/net"), process: Some(process), name })
 }
 
-/// Why a target is not to be had: the process itself has run out of something, or it is the refusal
-/// that tells nothing.
-fn not_had(name: &str, errno: Errno) -> Error {
+/// Why a target cannot be had: this process has run out of something, or it is the refusal that says
+/// nothing about the target.
+fn refusal(name: &str, errno: Errno) -> Error {
     match errno {
         Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => {
             Failed::Target(name.to_owned(), errno).into()
@@ -154,60 +145,53 @@ fn not_had(name: &str, errno: Errno) -> Error {
     }
 }
 
-fn open_namespace(directory: &OwnedFd) -> nix::Result<OwnedFd> {
-    openat(directory, "ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-}
-
-/// Opens the namespace of a process that the kernel keeps its own user away from: crun makes its
-/// container's first process non-dumpable. Only one that runs as the caller qualifies, by the owner
-/// of `/proc/PID` itself, which is the process's user whether dumpable or not: otherwise the open
-/// would keep the namespace of another user's container alive as long as the caller likes.
+/// Opens the namespace of a process that is not dumpable, which the kernel keeps its own user away from.
+/// crun makes its container's first process so. The process must run as the caller. The owner of
+/// `/proc/PID` itself is the process's user, dumpable or not. Otherwise a caller could keep the
+/// namespace of another user's container alive.
 fn open_undumpable(
     directory: &OwnedFd,
     caller: &Caller,
     privilege: &Privilege,
     name: &str,
 ) -> Result<OwnedFd> {
-    let owner = fstat(directory).map_err(|errno| not_had(name, errno))?.st_uid;
-    if owner != caller.uid {
-        return Err(not_had(name, Errno::EACCES));
+    let refused = |errno| refusal(name, errno);
+    if fstat(directory).map_err(refused)?.st_uid != caller.uid {
+        return Err(refused(Errno::EACCES));
     }
     if !privilege.holds(Capability::CAP_SYS_PTRACE) {
         return Err(Refused::NotDumpable(name.to_owned()).into());
     }
-    let net = {
-        let _raised = privilege.raise(Capability::CAP_SYS_PTRACE)?;
-        open_namespace(directory)
-    };
+    let raised = privilege.raise(Capability::CAP_SYS_PTRACE)?;
+    let net = openat(directory, "ns/net", READ, Mode::empty());
+    drop(raised);
     privilege.give_up(Capability::CAP_SYS_PTRACE)?;
-    net.map_err(|errno| not_had(name, errno))
+    net.map_err(refused)
 }
 
-/// A path is opened without reading, so that nothing happens to what it leads to, and used only if
-/// it is a namespace. Its words are the same whatever else it is, or whether it is at all.
+/// Opens the path without reading, so that nothing happens to any other kind of file, and reads it only if
+/// it is a namespace.
 fn of_file(path: &Path, caller: &Caller) -> Result<Target> {
     let name = format!("{path:?}");
-    let no = |errno| not_had(&name, errno);
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let file = open(path, flags, Mode::empty()).map_err(no)?;
-    if fstatfs(&file).map_err(no)?.filesystem_type() != NSFS_MAGIC {
-        return Err(no(Errno::EINVAL));
+    let refused = |errno| refusal(&name, errno);
+    let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(refused)?;
+    if fstatfs(&file).map_err(refused)?.filesystem_type() != NSFS_MAGIC {
+        return Err(refused(Errno::EINVAL));
     }
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let net =
-        open(again.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(no)?;
+    let net = open(again.as_str(), READ, Mode::empty()).map_err(refused)?;
     if !sys::is_network_namespace(&net) {
-        return Err(no(Errno::EINVAL));
+        return Err(refused(Errno::EINVAL));
     }
-    if host_namespaces(caller)?.contains(&identity(&net).map_err(no)?) {
+    if host_namespaces(caller)?.contains(&identity(&net).map_err(refused)?) {
         return Err(Refused::HostNamespace(name).into());
     }
-    let owner = sys::owning_user_namespace(&net).map_err(no)?;
+    let owner = sys::owning_user_namespace(&net).map_err(refused)?;
     Ok(Target { net, owner, sandbox: path.display().to_string(), process: None, name })
 }
 
-/// The network namespaces that are the host's: the caller's own, and the machine's, which only root
-/// can see otherwise, and only root could configure.
+/// The host's network namespaces: the caller's own, and the machine's. Only root can see the machine's if
+/// they differ, and only root could configure it.
 fn host_namespaces(caller: &Caller) -> Result<Vec<Identity>> {
     const OWN: &str = "/proc/self/ns/net";
     let own = stat(OWN).map_err(|errno| Failed::File(OWN.into(), errno.into()))?;
@@ -215,14 +199,13 @@ fn host_namespaces(caller: &Caller) -> Result<Vec<Identity>> {
     Ok([Some(own), machine].into_iter().flatten().map(|file| (file.st_dev, file.st_ino)).collect())
 }
 
-/// The identity of an open namespace.
 fn identity(namespace: impl AsFd) -> nix::Result<Identity> {
     let file = fstat(namespace)?;
     Ok((file.st_dev, file.st_ino))
 }
 
 /// Whether the process exits within `patience`.
-fn exited(process: &OwnedFd, patience: Duration) -> bool {
+fn exits(process: &OwnedFd, patience: Duration) -> bool {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
     poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) != Ok(0)
 }
@@ -230,5 +213,5 @@ fn exited(process: &OwnedFd, patience: Duration) -> bool {
 /// The highest process id that this kernel gives.
 fn pid_max() -> i32 {
     let limit = std::fs::read_to_string("/proc/sys/kernel/pid_max");
-    limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(crate::request::cli::PID_LIMIT)
+    limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(PID_LIMIT)
 }

@@ -1,5 +1,4 @@
-//! Is this machine ready? One line for each finding, with what to do about it, and at the end a real
-//! attach of a namespace made for it.
+//! Is this machine ready? One line for each finding, with its remedy, and at the end a real attach.
 
 use std::fs;
 
@@ -15,76 +14,58 @@ use crate::report::dns::Dns;
 use crate::report::error::{Error, Failed, Result};
 use crate::request::policy::Grant;
 
-/// How a finding bears on an attach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Level {
-    /// Not at all.
-    Ok,
-    /// It would work, but somebody may miss something.
-    Warn,
-    /// It would not work.
-    Fail,
-}
+/// An attach works as far as this finding goes.
+const OK: &str = "ok  ";
+/// An attach works, but the caller may miss something.
+const WARN: &str = "warn";
+/// An attach does not work.
+const FAIL: &str = "fail";
 
-/// What has been found, in the order in which it is said.
+/// What has been found, in order: how it bears on an attach, and the text.
 #[derive(Debug, Default)]
-struct Findings(Vec<(Level, String)>);
+struct Findings(Vec<(&'static str, String)>);
 
 impl Findings {
-    fn add(&mut self, level: Level, what: impl Into<String>) {
+    fn add(&mut self, level: &'static str, what: impl Into<String>) {
         self.0.push((level, what.into()));
     }
 
-    /// Notes a result, in either case. Gives what there is to go on with.
+    /// Notes a result, be it good or bad. Gives the value if there is one.
     fn note<T>(
         &mut self,
         about: &str,
         result: Result<T>,
-        fine: impl Fn(&T) -> String,
+        text: impl Fn(&T) -> String,
     ) -> Option<T> {
-        match result {
-            Ok(value) => {
-                self.add(Level::Ok, format!("{about}: {}", fine(&value)));
-                Some(value)
-            }
-            Err(error) => {
-                self.add(Level::Fail, format!("{about}: {error}"));
-                None
-            }
+        match &result {
+            Ok(value) => self.add(OK, format!("{about}: {}", text(value))),
+            Err(error) => self.add(FAIL, format!("{about}: {error}")),
         }
+        result.ok()
     }
 
     fn failed(&self) -> usize {
-        self.0.iter().filter(|(level, _)| *level == Level::Fail).count()
+        self.0.iter().filter(|(level, _)| *level == FAIL).count()
     }
 
     fn text(&self) -> String {
-        let line = |(level, what): &(Level, String)| {
-            let word = match level {
-                Level::Ok => "ok  ",
-                Level::Warn => "warn",
-                Level::Fail => "fail",
-            };
-            let what: String = what.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            format!("{word}  {what}\n")
+        let shown = |c: char| if c.is_control() { ' ' } else { c };
+        let line = |(level, what): &(_, String)| {
+            format!("{level}  {}\n", what.chars().map(shown).collect::<String>())
         };
         self.0.iter().map(line).collect()
     }
 }
 
-/// Says whether an attach by this caller would work here.
-///
-/// # Errors
-/// [`Failed::NotReady`] when it would not, [`Failed::Output`].
+/// Says whether an attach by this caller would work here. It is an error if it would not.
 pub fn check(caller: &Caller) -> Result<()> {
     let mut findings = Findings::default();
     let privilege =
         findings.note("installation", caller.privilege(), |_| "it has its privilege".to_owned());
-    if let Some(privilege) = &privilege
-        && !privilege.holds(Capability::CAP_SYS_PTRACE)
-    {
+    let whole = privilege.as_ref().is_some_and(|p| p.holds(Capability::CAP_SYS_PTRACE));
+    if privilege.is_some() && !whole {
         findings.add(
-            Level::Warn,
+            WARN,
             "installation: without CAP_SYS_PTRACE, so crun's containers cannot be attached; install \
              it setuid, or with setcap cap_net_admin,cap_sys_ptrace=ep",
         );
@@ -95,13 +76,12 @@ pub fn check(caller: &Caller) -> Result<()> {
         host(&mut findings, privilege, grant);
         name_service(&mut findings, grant);
     }
-    match (&privilege, findings.failed()) {
-        (Some(privilege), 0) if privilege.holds(Capability::CAP_SYS_PTRACE) => {
-            findings.note("trial", trial::attach_and_leave(caller), |took| {
-                format!("a namespace was attached in {:.1} ms, and is gone", took * 1e3)
-            });
-        }
-        _ => findings.add(Level::Warn, "trial: not tried, because of the above"),
+    if whole && findings.failed() == 0 {
+        findings.note("trial", trial::attach_and_leave(caller), |took| {
+            format!("a namespace was attached in {:.1} ms, and is gone", took * 1e3)
+        });
+    } else {
+        findings.add(WARN, "trial: not tried, because of the above");
     }
     report::print(&findings.text())?;
     match findings.failed() {
@@ -124,81 +104,70 @@ fn what_is_granted(grant: &Grant) -> String {
     format!("uid {uid} may have {links} containers on {bridge} ({address}, {way_out} nat), {ports}")
 }
 
-/// What keeps ordinary users from making namespaces.
+/// The kernel's switches that keep users from making namespaces. Not every kernel has every switch.
 fn namespaces(findings: &mut Findings, caller: &Caller) {
-    let switch = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let before = findings.0.len();
-    for kind in ["user", "net"] {
-        let name = format!("user/max_{kind}_namespaces");
-        if switch(&format!("/proc/sys/{name}")).as_deref() == Some("0") {
-            let remedy = format!("sysctl -w {}=15000", name.replace('/', "."));
-            findings.add(Level::Fail, format!("namespaces: {name} is 0; {remedy}"));
+    let has = |switch: &str, value: &str| {
+        fs::read_to_string(format!("/proc/sys/{switch}")).is_ok_and(|now| now.trim() == value)
+    };
+    for name in ["max_user_namespaces", "max_net_namespaces"] {
+        if has(&format!("user/{name}"), "0") {
+            let what = format!("namespaces: user/{name} is 0; sysctl -w user.{name}=15000");
+            findings.add(FAIL, what);
         }
     }
-    if !caller.is_root() {
-        let debian = "kernel/unprivileged_userns_clone";
-        if switch(&format!("/proc/sys/{debian}")).as_deref() == Some("0") {
-            findings.add(
-                Level::Fail,
-                "namespaces: ordinary users may make none; sysctl -w \
-                 kernel.unprivileged_userns_clone=1",
-            );
-        }
-        let apparmor = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
-        if switch(apparmor).as_deref() == Some("1") {
-            findings.add(
-                Level::Warn,
-                "namespaces: AppArmor lets only programs with a profile for it use them; give the \
-                 runner one (userns,), or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-            );
-        }
+    if !caller.is_root() && has("kernel/unprivileged_userns_clone", "0") {
+        findings.add(
+            FAIL,
+            "namespaces: ordinary users may make none; sysctl -w kernel.unprivileged_userns_clone=1",
+        );
+    }
+    if !caller.is_root() && has("kernel/apparmor_restrict_unprivileged_userns", "1") {
+        findings.add(
+            WARN,
+            "namespaces: AppArmor lets only programs with a profile for it use them; give the \
+             runner one (userns,), or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        );
     }
     if findings.0.len() == before {
-        findings.add(Level::Ok, "namespaces: users may make user and network namespaces");
+        findings.add(OK, "namespaces: users may make user and network namespaces");
     }
 }
 
-/// The host's network, as far as it can be looked at beforehand.
+/// The host's network, as far as a look can tell.
 fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
-    let Some(mut host) =
-        findings.note("netlink", Host::open(privilege), |_| "it answers".to_owned())
-    else {
-        return;
-    };
-    let found =
-        findings.note("bridge", bridge::find(&mut host, grant), |found| match found.index() {
-            None => format!("{} is not there yet; the first attach makes it", grant.bridge),
-            Some(_) if found.is_ready() => {
-                format!("{} is up, with {}", grant.bridge, grant.address)
-            }
-            Some(_) => format!("{} is half made; the next attach completes it", grant.bridge),
-        });
+    let answers = |_: &Host| "it answers".to_owned();
+    let Some(mut host) = findings.note("netlink", Host::open(privilege), answers) else { return };
+    let found = findings.note("bridge", bridge::find(&mut host, grant), |found| {
+        let Grant { bridge, address, .. } = grant;
+        match found.index() {
+            None => format!("{bridge} is not there yet; the first attach makes it"),
+            Some(_) if found.is_ready() => format!("{bridge} is up, with {address}"),
+            Some(_) => format!("{bridge} is half made; the next attach completes it"),
+        }
+    });
     if !grant.nat {
-        findings.add(Level::Warn, "way out: nat = false in the policy, so containers have none");
+        findings.add(WARN, "way out: nat = false in the policy, so containers have none");
     }
     findings.note("firewall", firewall::describe(&mut host, grant), |state| (*state).to_owned());
-    if !grant.nat {
-        return;
-    }
-    let index = found.and_then(|found| found.index());
-    match others::way_out(&mut host, grant, index) {
-        Ok(Some(blocked)) => findings.add(Level::Warn, format!("other firewalls: {blocked}")),
-        Ok(None) => {
-            findings.add(Level::Ok, "other firewalls: none visibly drops what is forwarded")
-        }
-        Err(error) => findings.add(Level::Fail, format!("other firewalls: {error}")),
+    if grant.nat {
+        let index = found.and_then(|found| found.index());
+        let (level, what) = match others::way_out(&mut host, grant, index) {
+            Ok(Some(blocked)) => (WARN, blocked.to_string()),
+            Ok(None) => (OK, "none visibly drops what is forwarded".to_owned()),
+            Err(error) => (WARN, error.to_string()),
+        };
+        findings.add(level, format!("other firewalls: {what}"));
     }
 }
 
 fn name_service(findings: &mut Findings, grant: &Grant) {
-    let about = "name service";
-    match Dns::of(grant) {
-        Ok(dns) if dns.nameservers.is_empty() => {
-            findings.add(Level::Warn, format!("{about}: {}", Error::from(Failed::NoNameServer)));
-        }
-        other => drop(findings.note(about, other, |dns| {
-            let servers: Vec<_> = dns.nameservers.iter().map(ToString::to_string).collect();
-            format!("containers are told of {}", servers.join(" "))
-        })),
+    let dns = Dns::of(grant);
+    if dns.as_ref().is_ok_and(|dns| dns.nameservers.is_empty()) {
+        return findings.add(WARN, format!("name service: {}", Error::from(Failed::NoNameServer)));
     }
+    findings.note("name service", dns, |dns| {
+        let servers: Vec<_> = dns.nameservers.iter().map(ToString::to_string).collect();
+        format!("containers are told of {}", servers.join(" "))
+    });
 }

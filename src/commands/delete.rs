@@ -1,4 +1,4 @@
-//! Taking a container's network away: its wire and its published ports. The namespace is then as it
+//! Takes a container's network away: its veth pair and its published ports. The namespace is then as it
 //! was before.
 
 use std::time::Instant;
@@ -15,10 +15,8 @@ use crate::request::cli::{Attach, Which};
 use crate::request::policy::Grant;
 use crate::target::Target;
 
-/// Takes the network of the container `which` away. That it has none is success.
-///
-/// # Errors
-/// Any [`crate::report::error::Error`]: whoever may attach a container may do this.
+/// Takes the network of the container `which` away. A caller who may attach a container may do this.
+/// If the container has no network, that is success.
 pub fn delete(caller: &Caller, which: &Which, request: &Attach) -> Result<()> {
     let trail = Trail::new("delete", caller.uid, Some((which, request)));
     trail.ends(step_by_step(caller, which, request, &trail))
@@ -46,7 +44,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
         deadline,
     };
     match take_out(&mut host, &wanted, end, &mut inside, trail) {
-        // Another run was faster, or somebody inside.
+        // Another run has done it, or a process inside.
         Err(_) if matches!(inside.look_up(), Ok(None)) => capability::give_up_all(),
         done => done,
     }

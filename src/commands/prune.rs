@@ -1,4 +1,4 @@
-//! Mending the firewall, and taking out the published ports of containers that are gone.
+//! Repairs the firewall, and takes out the published ports of containers that are gone.
 
 use crate::network::Host;
 use crate::privilege::caller::Caller;
@@ -8,17 +8,14 @@ use crate::report::error::Result;
 use crate::request::policy::Grant;
 use crate::{firewall, publish};
 
-/// Takes out every published port whose container is gone, and puts the firewall's rules right if
-/// somebody has flushed them, or has made the host a router. The caller has to be one whom the
-/// policy allows containers; whose ports they were makes no difference, since they are nobody's now.
-///
-/// # Errors
-/// Any [`crate::report::error::Error`].
+/// Takes out every published port whose container is gone. Repairs the firewall's rules, if they were
+/// flushed, or if the admin has made the host a router. Any caller whom the policy allows containers
+/// may do this: such ports belong to no user.
 pub fn prune(caller: &Caller) -> Result<()> {
-    Trail::new("prune", caller.uid, None).ends(mend_and_take_out(caller))
+    Trail::new("prune", caller.uid, None).ends(step_by_step(caller))
 }
 
-fn mend_and_take_out(caller: &Caller) -> Result<()> {
+fn step_by_step(caller: &Caller) -> Result<()> {
     let privilege = caller.privilege()?;
     let grant = Grant::of(caller)?;
     privilege.give_up(caps::Capability::CAP_SYS_PTRACE)?;

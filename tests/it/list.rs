@@ -310,9 +310,10 @@ fn a_veth_pair_whose_bridge_was_deleted_is_listed_and_what_to_do_is_said() {
     assert_eq!(list["quota"], json!({"links": 16, "used": 2}));
     let text = alice.netsetgo("-list").done();
     let notes: Vec<_> = text.lines().filter(|line| line.contains(" is at no bridge: ")).collect();
-    let note = |name| format!("{name} is at no bridge: to attach its container again puts it back");
-    assert_eq!(notes, names.map(note));
+    let remedy = "delete it (netsetgo -delete) and attach the container anew";
+    assert_eq!(notes, names.map(|name| format!("{name} is at no bridge: {remedy}")));
 
+    alice.netsetgo(format!("-delete -pid {}", pods[1])).done();
     alice.netsetgo(format!("-pid {}", pods[1])).done();
     assert_eq!(listed(&alice)["leases"][1], whole["leases"][1]);
     assert_eq!(listed(&alice)["leases"][0], list["leases"][0]);
