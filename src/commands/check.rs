@@ -152,8 +152,8 @@ fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
     findings.note("firewall", firewall::describe(&mut host, grant), |state| (*state).to_owned());
     if grant.nat {
         let index = found.and_then(|found| found.index());
-        let (level, what) = match others::way_out(&mut host, grant, index) {
-            Ok(Some(blocked)) => (WARN, blocked.to_string()),
+        let (level, what) = match others::find_drop(&mut host, grant, index) {
+            Ok(Some(what)) => (WARN, what),
             Ok(None) => (OK, "none visibly drops what is forwarded".to_owned()),
             Err(error) => (WARN, error.to_string()),
         };

@@ -2,7 +2,6 @@
 //! accept. Other tables are never changed; `-check` tells the admin.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use nix::libc::{RT_TABLE_MAIN, RTA_OIF};
 
@@ -21,61 +20,40 @@ use crate::request::policy::Grant;
 const FORWARD: u32 = 2;
 const DROP: u32 = 0;
 
-/// The chain of another firewall that drops what containers send.
-#[derive(Debug, PartialEq)]
-pub struct Blocked {
-    family: &'static str,
-    table: String,
-    chain: String,
-    bridge: IfName,
-}
-
-/// The first chain of another table that certainly drops the first packet of a TCP connection from a
-/// container to the host's default route. What cannot be told is no finding.
-pub fn way_out(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<Option<Blocked>> {
-    if !grant.nat {
-        return Ok(None);
-    }
+/// What to say of the first chain of another table that certainly drops the first packet of a TCP
+/// connection from a container to the host's default route. What cannot be told is no finding.
+pub fn find_drop(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<Option<String>> {
     let packet = first_packet(grant, bridge, default_route(host)?);
     host.ruleset("reading the other tables", |ruleset| {
-        for chain in ruleset.base_chains()? {
-            let SeenChain { table, name, .. } = &chain;
-            let family = match chain.family {
+        for SeenChain { family, hook, policy, table, name } in ruleset.base_chains()? {
+            let family_name = match family {
                 NFPROTO_INET => "inet",
                 NFPROTO_IPV4 => "ip",
                 _ => continue,
             };
-            let at = Table { family: chain.family, name: table };
-            if chain.hook != FORWARD || table == NAME || !ruleset.has_table(at)? {
+            let at = Table { family, name: &table };
+            if hook != FORWARD || table == NAME || !ruleset.has_table(at)? {
                 continue;
             }
             let rules = ruleset.rules(at)?;
             let mut has = |set: &str, key| ruleset.has_key(at, set, key).ok();
             let chains = BTreeMap::new();
-            let fates = Walk { rules: &rules, packet: &packet, chains, has: &mut has }.chain(name);
-            if fates & ACCEPTED == 0 && (fates & RETURNED == 0 || chain.policy == DROP) {
-                let (table, chain, bridge) = (table.clone(), name.clone(), grant.bridge.clone());
-                return Ok(Some(Blocked { family, table, chain, bridge }));
+            let fates = Walk { rules: &rules, packet: &packet, chains, has: &mut has }.chain(&name);
+            if fates & ACCEPTED == 0 && (fates & RETURNED == 0 || policy == DROP) {
+                let accept = |end: &str| {
+                    let bridge = &grant.bridge;
+                    format!("nft insert rule {family_name} {table} {name} {end} {bridge} accept")
+                };
+                return Ok(Some(format!(
+                    "another firewall drops what containers send (table {family_name} {table}, \
+                     chain {name}); to let it through: {} && {}",
+                    accept("iifname"),
+                    accept("oifname")
+                )));
             }
         }
         Ok(None)
     })
-}
-
-impl fmt::Display for Blocked {
-    /// What it does, and the commands that let containers through.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Blocked { family, table, chain, bridge } = self;
-        let insert =
-            |end: &str| format!("nft insert rule {family} {table} {chain} {end} {bridge} accept");
-        write!(
-            f,
-            "another firewall drops what containers send (table {family} {table}, chain {chain}); \
-             to let it through: {} && {}",
-            insert("iifname"),
-            insert("oifname")
-        )
-    }
 }
 
 /// A field of a packet: the expression that loads it, the key, and the value as the kernel loads it.
@@ -151,7 +129,8 @@ impl Walk<'_> {
         fates
     }
 
-    /// Attributes have the numbers of `linux/netfilter/nf_tables.h`.
+    /// The attributes of each expression are known by their numbers, as `enum nft_cmp_attributes` has them
+    /// (`linux/netfilter/nf_tables.h`).
     fn rule(&mut self, expressions: &[u8]) -> Fates {
         const VERDICT: Option<u32> = Some(0);
         // The register that was loaded last, and its value if that is known.
@@ -185,14 +164,12 @@ impl Walk<'_> {
                     loaded = (number(2), bits);
                     Some(true)
                 }
-                ("cmp", _) => {
-                    let equal = from(1).map(|value| value.starts_with(&part(&data, &[3, 1])));
-                    match number(2) {
-                        Some(0) => equal,
-                        Some(1) => equal.map(|equal| !equal),
-                        _ => None,
+                ("cmp", _) => match (number(2), part(&data, &[3, 1])) {
+                    (Some(how @ 0..=1), to) => {
+                        from(1).map(|value| value.starts_with(&to) == (how == 0))
                     }
-                }
+                    _ => None,
+                },
                 ("lookup", set) => {
                     let found = from(2).and_then(|key| (self.has)(set, key));
                     if number(3) == VERDICT && found != Some(false) {
