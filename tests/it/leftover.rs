@@ -140,7 +140,7 @@ fn queue(world: &World) {
 
 /// How many datagrams have come to a container, once it has talked with the host.
 #[track_caller]
-fn datagrams(pod: &Container<'_>) -> u32 {
+pub(crate) fn datagrams(pod: &Container<'_>) -> u32 {
     pod.sh("busybox ping -c 1 -W 10 10.10.10.1 >/dev/null");
     let counted = pod.sh("grep ^Udp: /proc/net/snmp | tail -n 1");
     // InDatagrams and NoPorts.

@@ -31,6 +31,7 @@ mod list;
 mod midway;
 mod no_router;
 mod other_firewalls;
+mod owners;
 mod policy;
 mod publish;
 mod races;

@@ -1,0 +1,157 @@
+//! An address belongs to a user: what one user's container began never reaches another user's.
+
+use crate::leftover::datagrams;
+use crate::publish::three_users;
+use crate::world::{Container, REMOTE, Remote, User, World};
+
+/// A policy of three users whose subnet has room for five containers.
+const SMALL: &str = "[network]\naddress = \"10.10.10.1/29\"\n\
+    [[allow]]\nuser = \"alice\"\n[[allow]]\nuser = \"bob\"\n[[allow]]\nuser = \"carol\"\n";
+
+/// The addresses of these containers.
+fn addresses(containers: &[Container<'_>]) -> Vec<String> {
+    containers.iter().map(|container| container.address()).collect()
+}
+
+fn attached<'w>(user: &User<'w>, count: usize) -> Vec<Container<'w>> {
+    (0..count).map(|_| user.attached()).collect()
+}
+
+#[track_caller]
+fn all_end(world: &World, containers: &[Container<'_>]) {
+    containers.iter().for_each(Container::kill);
+    world.until_leases_are(&[]);
+}
+
+/// Starts a server at the remote host that answers each datagram late, when it is told to.
+#[track_caller]
+fn answers_late(world: &World, remote: &Remote<'_>) -> impl Fn() {
+    let server = remote.user().process(
+        "exec python3 -uc '
+import os, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((\"\", 7777))
+print(os.getpid())
+while True:
+    _, sender = s.recvfrom(64)
+    open(\"/run/asked\", \"w\")
+    while not os.path.exists(\"/run/answer\"): time.sleep(0.01)
+    s.sendto(b\"secret\", sender)
+    open(\"/run/answered\", \"w\")'",
+    );
+    let answered = world.path("/run/answered");
+    move || {
+        let _ = &server;
+        world.sh("touch /run/answer");
+        world.until("the late answer", || answered.exists());
+    }
+}
+
+/// Sends the server a datagram from a container.
+#[track_caller]
+fn asks(world: &World, pod: &Container<'_>) {
+    pod.sh(&format!(
+        "python3 -c 'import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"?\", (\"{REMOTE}\", 7777))'"
+    ));
+    let asked = world.path("/run/asked");
+    world.until("the question", || asked.exists());
+}
+
+#[test]
+fn a_user_gets_own_addresses_again_and_others_as_long_as_they_are_free() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    let first = attached(&alice, 2);
+    assert_eq!(addresses(&first), ["10.10.10.2/24", "10.10.10.3/24"]);
+    all_end(&world, &first);
+    let second = attached(&bob, 2);
+    assert_eq!(addresses(&second), ["10.10.10.4/24", "10.10.10.5/24"]);
+    all_end(&world, &second);
+    let third = attached(&alice, 3);
+    let expected = ["10.10.10.2/24", "10.10.10.3/24", "10.10.10.6/24"];
+    assert_eq!(addresses(&third), expected);
+    all_end(&world, &third);
+    assert_eq!(addresses(&attached(&bob, 3)), ["10.10.10.4/24", "10.10.10.5/24", "10.10.10.7/24"]);
+}
+
+#[test]
+fn an_attach_at_an_own_address_changes_nothing_of_the_ruleset() {
+    let world = three_users();
+    let alice = world.alice();
+    alice.attached().kill();
+    world.until_leases_are(&[]);
+    let before = world.ruleset();
+    let monitor = world.root().process("echo $$; exec nft monitor >/run/heard");
+    let hears = |word: &str| {
+        world.sh(&format!("nft add table inet {word}; nft delete table inet {word}"));
+        std::fs::read_to_string(world.path("/run/heard")).unwrap()
+    };
+    world.until("nft to listen", || hears("begun").contains("begun"));
+    alice.attached();
+    world.until("nft to have heard everything", || hears("done").contains("done"));
+    monitor.kill();
+    let heard = std::fs::read_to_string(world.path("/run/heard")).unwrap();
+    assert!(!heard.contains("netsetgo"), "{heard}");
+    assert_eq!(world.ruleset(), before);
+}
+
+#[test]
+fn another_users_address_is_taken_if_no_other_is_free_and_nothing_comes_with_it() {
+    let world = World::with_policy(SMALL);
+    let remote = world.internet();
+    let answer = answers_late(&world, &remote);
+    let pods = attached(&world.alice(), 5);
+    asks(&world, &pods[0]);
+    all_end(&world, &pods);
+    let heir = world.bob().attached();
+    assert_eq!(heir.address(), "10.10.10.2/29");
+    let before = datagrams(&heir);
+    answer();
+    assert_eq!(datagrams(&heir), before);
+    // It is the new user's from now on.
+    all_end(&world, &[heir]);
+    assert_eq!(world.user("carol").attached().address(), "10.10.10.2/29");
+}
+
+#[test]
+fn late_answers_reach_the_user_who_asked_and_no_other() {
+    let world = three_users();
+    let remote = world.internet();
+    let answer = answers_late(&world, &remote);
+    let pod = world.alice().attached();
+    asks(&world, &pod);
+    all_end(&world, &[pod]);
+    let heir = world.bob().container();
+    world.bob().netsetgo(format!("-pid {heir} -containerAddress 10.10.10.2/24")).done();
+    let before = datagrams(&heir);
+    answer();
+    assert_eq!(datagrams(&heir), before);
+}
+
+#[test]
+fn after_a_flush_an_address_has_nothing_of_the_user_who_had_it_before() {
+    let world = three_users();
+    let remote = world.internet();
+    let answer = answers_late(&world, &remote);
+    let pod = world.alice().attached();
+    asks(&world, &pod);
+    all_end(&world, &[pod]);
+    world.sh("nft flush ruleset");
+    let heir = world.bob().attached();
+    assert_eq!(heir.address(), "10.10.10.2/24");
+    let before = datagrams(&heir);
+    answer();
+    assert_eq!(datagrams(&heir), before);
+}
+
+#[test]
+fn after_a_flush_the_addresses_of_living_containers_keep_their_users() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    let pods = attached(&alice, 2);
+    world.sh("nft flush ruleset");
+    bob.netsetgo("-prune").done();
+    all_end(&world, &pods);
+    assert_eq!(bob.attached().address(), "10.10.10.4/24");
+}
