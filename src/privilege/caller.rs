@@ -7,7 +7,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use caps::{CapSet, Capability};
+use caps::Capability;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
@@ -116,9 +116,8 @@ fn unprivileged(no_new_privs: bool) -> Result<Option<Unprivileged>> {
     if inside_user_namespace()? {
         return Ok(Some(Unprivileged::InsideUserNamespace));
     }
-    if caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN)
-        .map_err(failed("reading the capabilities"))?
-    {
+    let holds = capability::holds(Capability::CAP_NET_ADMIN);
+    if holds.map_err(failed("reading the capabilities"))? {
         return Ok(None);
     }
     let nosuid = statvfs("/proc/self/exe").is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID));

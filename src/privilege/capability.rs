@@ -8,14 +8,19 @@
 
 use std::process::abort;
 
-use caps::errors::CapsError;
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
 
 use super::failed;
+use super::sys::{Capabilities, capabilities, set_capabilities};
 use crate::report::error::Result;
 
 /// The capabilities that the process may keep for a caller who is not root.
 const KEPT: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_PTRACE];
+
+fn bits(capabilities: &[Capability]) -> u64 {
+    capabilities.iter().fold(0, |bits, capability| bits | capability.bitmask())
+}
 
 /// Empties the bounding set, as far as the kernel allows that: file capabilities do not include
 /// CAP_SETPCAP, and an old kernel does not know every capability. An error is no danger, as with
@@ -31,24 +36,26 @@ pub(super) fn empty_bounding_set() {
 /// Root keeps all, and two are out of effect: with CAP_SYS_MODULE or CAP_NET_ADMIN in effect the
 /// kernel loads a module for each unknown interface name that it is asked for
 /// ([`crate::privilege::sys::interface_name_exists`]).
-pub(super) fn cut(root: bool) -> Result<(), CapsError> {
+pub(super) fn cut(root: bool) -> nix::Result<()> {
+    let held = capabilities()?;
     if root {
-        caps::drop(None, CapSet::Effective, Capability::CAP_SYS_MODULE)?;
-        return caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN);
+        let out = bits(&[Capability::CAP_SYS_MODULE, Capability::CAP_NET_ADMIN]);
+        return set_capabilities(Capabilities { effective: held.effective & !out, ..held });
     }
-    let held = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = KEPT.into_iter().filter(|kept| held.contains(kept)).collect();
-    caps::clear(None, CapSet::Ambient)?;
-    caps::clear(None, CapSet::Inheritable)?;
-    caps::clear(None, CapSet::Effective)?;
-    caps::set(None, CapSet::Permitted, &kept)
+    caps::clear(None, CapSet::Ambient).map_err(|_| Errno::EPERM)?;
+    let permitted = held.permitted & bits(&KEPT);
+    set_capabilities(Capabilities { effective: 0, permitted, inheritable: 0 })
 }
 
 /// Whether the process holds at most [`KEPT`], and has none in effect.
-pub(super) fn is_cut() -> Result<bool, CapsError> {
-    Ok(caps::read(None, CapSet::Effective)?.is_empty()
-        && caps::read(None, CapSet::Inheritable)?.is_empty()
-        && caps::read(None, CapSet::Permitted)?.iter().all(|held| KEPT.contains(held)))
+pub(super) fn is_cut() -> nix::Result<bool> {
+    let held = capabilities()?;
+    Ok(held.effective == 0 && held.inheritable == 0 && held.permitted & !bits(&KEPT) == 0)
+}
+
+/// Whether the process can bring `capability` into effect.
+pub(super) fn holds(capability: Capability) -> nix::Result<bool> {
+    Ok(capabilities()?.permitted & capability.bitmask() != 0)
 }
 
 /// The right to raise the capabilities that the process holds.
@@ -60,21 +67,32 @@ pub struct Privilege {
 impl Privilege {
     /// Brings `capability` into effect until the answer is dropped.
     pub fn raise(&self, capability: Capability) -> Result<Raised> {
-        caps::raise(None, CapSet::Effective, capability).map_err(failed("raising a capability"))?;
+        let raise = |held: Capabilities| {
+            let effective = held.effective | capability.bitmask();
+            set_capabilities(Capabilities { effective, ..held })
+        };
+        capabilities().and_then(raise).map_err(failed("raising a capability"))?;
         Ok(Raised { capability })
     }
 
     /// Whether `capability` can be raised.
     pub fn holds(&self, capability: Capability) -> bool {
-        caps::has_cap(None, CapSet::Permitted, capability).unwrap_or(false)
+        holds(capability).unwrap_or(false)
     }
 
     /// Gives `capability` up for good. After an error the process must end.
     pub fn give_up(&self, capability: Capability) -> Result<()> {
-        caps::drop(None, CapSet::Effective, capability)
-            .and_then(|()| caps::drop(None, CapSet::Permitted, capability))
-            .map_err(failed("giving up a capability"))
+        keep(!capability.bitmask(), false).map_err(failed("giving up a capability"))
     }
+}
+
+/// Keeps of the permitted capabilities these bits alone, and of those in effect as well. `raise` brings
+/// them all into effect.
+fn keep(bits: u64, raise: bool) -> nix::Result<()> {
+    let held = capabilities()?;
+    let permitted = held.permitted & bits;
+    let effective = if raise { bits } else { held.effective & bits };
+    set_capabilities(Capabilities { effective, permitted, ..held })
 }
 
 /// A capability in effect, until this is dropped.
@@ -86,7 +104,11 @@ pub struct Raised {
 
 impl Drop for Raised {
     fn drop(&mut self) {
-        if caps::drop(None, CapSet::Effective, self.capability).is_err() {
+        let lower = |held: Capabilities| {
+            let effective = held.effective & !self.capability.bitmask();
+            set_capabilities(Capabilities { effective, ..held })
+        };
+        if capabilities().and_then(lower).is_err() {
             // To go on with a capability in effect is worse than to end here.
             abort();
         }
@@ -96,15 +118,11 @@ impl Drop for Raised {
 /// For the child of a caller who is root: brings CAP_NET_ADMIN, and CAP_SYS_ADMIN, which enters any
 /// namespace, into effect, and gives up all others.
 pub fn keep_for_entering() -> Result<()> {
-    let kept = CapsHashSet::from([Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN]);
-    caps::set(None, CapSet::Effective, &kept)
-        .and_then(|()| caps::set(None, CapSet::Permitted, &kept))
+    keep(bits(&[Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN]), true)
         .map_err(failed("keeping the capabilities for entering"))
 }
 
 /// Gives up every capability of the calling process for good. After an error the process must end.
 pub fn give_up_all() -> Result<()> {
-    caps::clear(None, CapSet::Effective)
-        .and_then(|()| caps::clear(None, CapSet::Permitted))
-        .map_err(failed("giving up the capabilities"))
+    keep(0, false).map_err(failed("giving up the capabilities"))
 }

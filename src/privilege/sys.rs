@@ -88,6 +88,46 @@ pub fn set_filter(program: &[libc::sock_filter]) -> nix::Result<()> {
     Errno::result(set).map(drop)
 }
 
+/// Capability sets of the calling process, a bit for each capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Those in effect.
+    pub effective: u64,
+    /// Those that can be brought into effect.
+    pub permitted: u64,
+    /// Those that a program keeps that is executed.
+    pub inheritable: u64,
+}
+
+/// What `capget(2)` and `capset(2)` begin with: `_LINUX_CAPABILITY_VERSION_3` and the calling process
+/// (`linux/capability.h`).
+const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
+
+/// Reads the capability sets (`capget(2)`).
+pub fn capabilities() -> nix::Result<Capabilities> {
+    let (mut header, mut halves) = (CAPABILITY_HEADER, [[0_u32; 3]; 2]);
+    // SAFETY: the kernel reads and may write the eight bytes of the header, and writes two structures of
+    // three 32-bit numbers, which is what this version has; both are there and outlive the call.
+    let read = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), halves.as_mut_ptr()) };
+    Errno::result(read)?;
+    let [low, high] = halves;
+    let set = |place: usize| match (low.get(place), high.get(place)) {
+        (Some(low), Some(high)) => u64::from(*high) << 32 | u64::from(*low),
+        _ => 0,
+    };
+    Ok(Capabilities { effective: set(0), permitted: set(1), inheritable: set(2) })
+}
+
+/// Changes the capability sets (`capset(2)`).
+pub fn set_capabilities(to: Capabilities) -> nix::Result<()> {
+    let sets = [to.effective, to.permitted, to.inheritable];
+    let halves = [sets.map(|set| set as u32), sets.map(|set| (set >> 32) as u32)];
+    let mut header = CAPABILITY_HEADER;
+    // SAFETY: as in [`capabilities`]; the kernel only reads the two structures.
+    let set = unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), halves.as_ptr()) };
+    Errno::result(set).map(drop)
+}
+
 /// Forks. The child has a copy of this process's memory, one thread, and the same descriptors.
 pub fn fork() -> nix::Result<ForkResult> {
     // SAFETY: this program starts no thread, so that the child may do what the parent may.
