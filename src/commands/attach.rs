@@ -53,7 +53,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
             Some(mtu) if mtu > bridge_mtu => return Err(Failed::Mtu(mtu, bridge_mtu).into()),
             mtu => mtu.unwrap_or(bridge_mtu),
         },
-        address: request.container_ip(),
+        address: request.container_address.map(|address| address.ip),
         publishes: !request.publish.is_empty(),
         deadline,
     };

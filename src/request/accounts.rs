@@ -34,8 +34,8 @@ pub fn name_of(uid: u32, passwd: &str) -> Option<&str> {
     entries(passwd).find(|entry| id(entry) == Some(uid))?.first().copied()
 }
 
-/// Whether the group `name` of a `group(5)` text is one of `gids`, or has `user` as a member. By the
-/// latter a new member need not log in anew.
+/// Whether the group `name` of a `group(5)` text is one of `gids`, or lists `user` as a member. The
+/// list has members too that were added after their login.
 pub fn in_group(name: &str, gids: &[u32], user: &str, group: &str) -> bool {
     entries(group).find(|entry| entry.first() == Some(&name)).is_some_and(|entry| {
         let mut members = entry.get(3).copied().unwrap_or_default().split(',');

@@ -1,7 +1,6 @@
 //! The command line: the arguments become a typed [`Request`]. Nothing is looked up or changed here.
 
 use std::ffi::OsStr;
-use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -45,7 +44,7 @@ const OPTIONS: [Row; 20] = [
         "publish",
         "[IP:]HOST:PORT[/tcp|udp]",
         HOOK,
-        "forward a port of the host to one of the container; may be repeated",
+        "forward a host port to a container port; may be repeated",
     ),
     ("json", "", &["hook", "list"], "print the result as a CNI 1.0.0 result"),
     ("resolvconf", "", HOOK, "print a resolv.conf for the container"),
@@ -58,7 +57,7 @@ const OPTIONS: [Row; 20] = [
     ("help", "", &[], "print this text"),
 ];
 
-/// What the caller asks for. Each is the option of that name; without one it is an attach.
+/// What the caller asks for, by the option of that name. An attach has no option of its own.
 #[derive(Debug, PartialEq)]
 pub enum Request {
     Help,
@@ -71,7 +70,7 @@ pub enum Request {
     Prune,
 }
 
-/// Which network namespace is meant: that of a process, or of a file.
+/// Which network namespace is meant: that of a process, or that of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Which {
     Pid(i32),
@@ -96,13 +95,6 @@ pub struct Attach {
     pub output: Output,
     /// What the runtime that called the hook calls the container.
     pub container: Option<String>,
-}
-
-impl Attach {
-    /// The address asked for with `-containerAddress`, without its prefix.
-    pub fn container_ip(&self) -> Option<Ipv4Addr> {
-        self.container_address.map(|address| address.ip)
-    }
 }
 
 /// What an attach prints when it is done.

@@ -166,7 +166,7 @@ mod tests {
         let mut request = request();
         State::read(&state[..]).unwrap().complete(&mut request).unwrap();
         assert_eq!(request.container_end.as_str(), "net0");
-        assert_eq!(request.container_ip(), Some([10, 10, 10, 9].into()));
+        assert_eq!(request.container_address, "10.10.10.9/24".parse().ok());
     }
 
     #[test]

@@ -27,15 +27,15 @@ const LARGEST: u64 = 16 << 20;
 /// so the most containers at once.
 pub const MOST_LINKS: u32 = 1023;
 
-/// The prefix lengths that a subnet can have: from one that fills a bridge to one of a single container.
+/// The prefix lengths that a subnet can have: a /22 fills a bridge, a /30 has room for one container.
 pub const PREFIXES: RangeInclusive<u8> = 22..=30;
 
-/// The lowest MTU of a bridge: that of IPv6 (RFC 8200). Below it the kernel has no IPv6 settings of
-/// the bridge. So this program could not make them safe, and the admin could raise the MTU later.
+/// The lowest MTU of a bridge is that of IPv6 (RFC 8200). Below it the kernel has no IPv6 settings of
+/// the bridge, so a run could not make them safe before the admin raises the MTU.
 const LEAST_MTU: u32 = 1280;
 
-/// The network that a caller is granted, and how much of it. The table `[network]` reads as what root
-/// is granted.
+/// The network that a caller is granted, and how much of it. The table `[network]` is read into what
+/// root is granted; for other callers an `[[allow]]` entry sets the last three.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grant {
@@ -111,7 +111,7 @@ pub struct Policy {
     allow: Vec<Spanned<Allow>>,
 }
 
-/// An `[[allow]]` entry: whom it allows, by exactly one of three keys, and what.
+/// An `[[allow]]` entry. Exactly one of the first three keys says which users it allows.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allow {

@@ -172,6 +172,23 @@ fn what_users_write_into_the_account_files_shuts_no_user_out() {
 }
 
 #[test]
+fn account_files_that_are_no_files_hold_nobody_up() {
+    let world = World::with_policy("[[allow]]\ngroup = \"netdev\"\n");
+    // setpriv(1) reads the files itself, so they are replaced when it has done its part.
+    let user = "setpriv --reuid 1002 --regid 1002 --groups 1100";
+    for file in ["/etc/passwd", "/etc/group"] {
+        let call = format!("until [ -p {file} ]; do sleep 0.01; done; timeout 5 netsetgo -pid 7");
+        let script = format!(
+            "{user} sh -c 'touch /tmp/ready; {call}' & until [ -e /tmp/ready ]; do sleep 0.01; done
+             mv {file} /tmp/kept; mkfifo -m 644 {file}; wait $!; status=$?
+             mv /tmp/kept {file}; rm /tmp/ready; exit $status"
+        );
+        let said = world.root().sh(&script).failed(file);
+        assert!(said.contains("not a regular file"), "{said}");
+    }
+}
+
+#[test]
 fn a_group_gives_nothing_to_the_sub_uids_of_its_members() {
     let world = World::with_policy("[[allow]]\ngroup = \"netdev\"\nlinks = 1\n");
     let call = |uid: u32| {
