@@ -138,7 +138,7 @@ fn namespaces(findings: &mut Findings, caller: &Caller) {
 fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
     let answers = |_: &Host| "it answers".to_owned();
     let Some(mut host) = findings.note("netlink", Host::open(privilege), answers) else { return };
-    let found = findings.note("bridge", bridge::find(&mut host, grant), |found| {
+    findings.note("bridge", bridge::find(&mut host, grant), |found| {
         let Grant { bridge, address, .. } = grant;
         match found.index() {
             None => format!("{bridge} is not there yet; the first attach makes it"),
@@ -151,8 +151,7 @@ fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
     }
     findings.note("firewall", firewall::describe(&mut host, grant), |state| (*state).to_owned());
     if grant.nat {
-        let index = found.and_then(|found| found.index());
-        let (level, what) = match others::find_drop(&mut host, grant, index) {
+        let (level, what) = match others::find_drop(&mut host, grant) {
             Ok(Some(what)) => (WARN, what),
             Ok(None) => (OK, "none visibly drops what is forwarded".to_owned()),
             Err(error) => (WARN, error.to_string()),

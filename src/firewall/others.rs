@@ -1,7 +1,7 @@
 //! Other firewalls on the host. What another table drops stays dropped, whatever netsetgo's tables
 //! accept. Other tables are never changed; `-check` tells the admin.
 
-use std::collections::BTreeMap;
+use std::mem;
 
 use nix::libc::{RT_TABLE_MAIN, RTA_OIF};
 
@@ -13,17 +13,17 @@ use crate::kernel::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain, SeenRule, T
 use crate::kernel::route;
 use crate::network::Host;
 use crate::report::error::{Failed, Result};
-use crate::request::address::IfName;
 use crate::request::policy::Grant;
+use crate::request::ports::Protocol;
 
 /// `NF_INET_FORWARD`, and `NF_DROP` as a chain's policy (`linux/netfilter.h`).
 const FORWARD: u32 = 2;
 const DROP: u32 = 0;
 
-/// What to say of the first chain of another table that certainly drops the first packet of a TCP
-/// connection from a container to the host's default route. What cannot be told is no finding.
-pub fn find_drop(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<Option<String>> {
-    let packet = first_packet(grant, bridge, default_route(host)?);
+/// What to say of the first chain of another table that certainly drops, by its policy, the first packet
+/// of a TCP connection from a container to the host's default route. What cannot be told is no finding.
+pub fn find_drop(host: &mut Host, grant: &Grant) -> Result<Option<String>> {
+    let packet = first_packet(host, grant)?;
     host.ruleset("reading the other tables", |ruleset| {
         for SeenChain { family, hook, policy, table, name } in ruleset.base_chains()? {
             let family_name = match family {
@@ -32,23 +32,18 @@ pub fn find_drop(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<
                 _ => continue,
             };
             let at = Table { family, name: &table };
-            if hook != FORWARD || table == NAME || !ruleset.has_table(at)? {
+            if (hook, policy) != (FORWARD, DROP) || table == NAME || !ruleset.has_table(at)? {
                 continue;
             }
             let rules = ruleset.rules(at)?;
             let mut has = |set: &str, key| ruleset.has_key(at, set, key).ok();
-            let chains = BTreeMap::new();
-            let fates = Walk { rules: &rules, packet: &packet, chains, has: &mut has }.chain(&name);
-            if fates & ACCEPTED == 0 && (fates & RETURNED == 0 || policy == DROP) {
-                let accept = |end: &str| {
-                    let bridge = &grant.bridge;
-                    format!("nft insert rule {family_name} {table} {name} {end} {bridge} accept")
-                };
+            if !may_accept(&rules, &name, &packet, &mut has) {
+                let bridge = &grant.bridge;
+                let accept = format!("nft insert rule {family_name} {table} {name}");
                 return Ok(Some(format!(
                     "another firewall drops what containers send (table {family_name} {table}, \
-                     chain {name}); to let it through: {} && {}",
-                    accept("iifname"),
-                    accept("oifname")
+                     chain {name}); to let it through: {accept} iifname {bridge} accept && \
+                     {accept} oifname {bridge} accept"
                 )));
             }
         }
@@ -56,156 +51,128 @@ pub fn find_drop(host: &mut Host, grant: &Grant, bridge: Option<u32>) -> Result<
     })
 }
 
-/// A field of a packet: the expression that loads it, the key, and the value as the kernel loads it.
+/// A field of a packet: the expression that loads it, the key (`NFT_META_*`, `NFT_CT_*`), and the value as
+/// the kernel loads it.
 type Field = (&'static str, u32, Vec<u8>);
 
 /// The bit of a new connection in `ct state` (`linux/netfilter/nf_conntrack_common.h`).
 const NEW: u32 = 8;
 
-/// What is known of the packet. Addresses and ports are not, and the way out may not be.
-fn first_packet(grant: &Grant, bridge: Option<u32>, out: Option<(u32, IfName)>) -> Vec<Field> {
-    // Keys are NFT_META_* and NFT_CT_* (`linux/netfilter/nf_tables.h`).
-    let mut fields = vec![
-        ("meta", 1, vec![8, 0]),
-        ("meta", 6, padded(&grant.bridge)),
-        ("meta", 15, vec![NFPROTO_IPV4]),
-        ("meta", 16, vec![6]),
-        ("ct", 0, NEW.to_ne_bytes().to_vec()),
-        // No rule has redirected it.
-        ("ct", 2, vec![0; 4]),
-    ];
-    fields.extend(bridge.map(|index| ("meta", 4, index.to_ne_bytes().to_vec())));
-    if let Some((index, name)) = out {
-        fields.push(("meta", 5, index.to_ne_bytes().to_vec()));
-        fields.push(("meta", 7, padded(&name)));
-    }
-    fields
-}
-
-/// The interface of the default route: the first one has the lowest metric.
-fn default_route(host: &mut Host) -> Result<Option<(u32, IfName)>> {
+/// What is known of the packet. Addresses and ports are not.
+fn first_packet(host: &mut Host, grant: &Grant) -> Result<Vec<Field>> {
     let routes = route::routes(&mut host.netlink, RT_TABLE_MAIN)
         .map_err(Failed::netlink("reading the routes"))?;
+    // The first one has the lowest metric.
     let default = routes.iter().find(|route| matches!(route.header, [_, 0, ..]));
-    let Some(index) = default.and_then(|route| route.number(RTA_OIF)) else { return Ok(None) };
-    let link = host.link(By::Index(index))?;
-    Ok(link.and_then(|link| Some((index, link.name.parse().ok()?))))
+    let out = match default.and_then(|route| route.number(RTA_OIF)) {
+        Some(index) => host.link(By::Index(index))?,
+        None => None,
+    };
+    let mut fields = vec![
+        ("meta", 6, padded(&grant.bridge)),
+        ("meta", 15, vec![NFPROTO_IPV4]),
+        ("meta", 16, vec![Protocol::Tcp.number()]),
+        ("ct", 0, NEW.to_ne_bytes().to_vec()),
+    ];
+    for (link, key) in [(host.link(By::Name(&grant.bridge))?, 4), (out.clone(), 5)] {
+        fields.extend(link.map(|link| ("meta", key, link.index.to_ne_bytes().to_vec())));
+    }
+    fields.extend(out.and_then(|link| Some(("meta", 7, padded(&link.name.parse().ok()?)))));
+    Ok(fields)
 }
 
-/// What may become of the packet, as a set of bits: it is accepted or dropped, it leaves the chain by
-/// `return` or at its end, or the next rule decides.
-type Fates = u8;
-const ACCEPTED: Fates = 1;
-const DROPPED: Fates = 2;
-const RETURNED: Fates = 4;
-const CONTINUED: Fates = 8;
-const ANY: Fates = 15;
+/// Whether the set of this name has this key; `None` if that cannot be told.
+type Has<'a> = dyn FnMut(&str, Vec<u8>) -> Option<bool> + 'a;
 
-/// The packet's walk through the chains of a table.
-struct Walk<'a> {
-    rules: &'a [SeenRule],
-    packet: &'a [Field],
-    /// The fates in the chains that have been walked.
-    chains: BTreeMap<String, Fates>,
-    /// Whether the set of this name has this key; `None` if that cannot be told.
-    has: &'a mut dyn FnMut(&str, Vec<u8>) -> Option<bool>,
-}
-
-impl Walk<'_> {
-    fn chain(&mut self, name: &str) -> Fates {
-        if let Some(fates) = self.chains.get(name) {
-            return *fates;
-        }
-        // For a chain that calls itself. The kernel lets no such chain exist.
-        self.chains.insert(name.to_owned(), ANY);
-        let (rules, mut fates) = (self.rules, CONTINUED);
+/// Whether a rule that the packet may reach from this chain may accept it.
+fn may_accept(rules: &[SeenRule], base: &str, packet: &[Field], has: &mut Has) -> bool {
+    let mut chains = vec![base.to_owned()];
+    let mut walked = 0;
+    while let Some(name) = chains.get(walked).cloned() {
+        walked += 1;
         for rule in rules.iter().filter(|rule| rule.chain == name) {
-            if fates & CONTINUED != 0 {
-                fates = fates & !CONTINUED | self.rule(&rule.expressions);
+            match outcome(&rule.expressions, packet, has) {
+                Outcome::Accept => return true,
+                Outcome::Call(chain) if !chains.contains(&chain) => chains.push(chain),
+                _ => {}
             }
         }
-        let fates = exchange(CONTINUED, RETURNED, fates);
-        self.chains.insert(name.to_owned(), fates);
-        fates
     }
-
-    /// The attributes of each expression are known by their numbers, as `enum nft_cmp_attributes` has them
-    /// (`linux/netfilter/nf_tables.h`).
-    fn rule(&mut self, expressions: &[u8]) -> Fates {
-        const VERDICT: Option<u32> = Some(0);
-        // The register that was loaded last, and its value if that is known.
-        let mut loaded: (Option<u32>, Option<Vec<u8>>) = (None, None);
-        // What is possible as well after an expression that may or may not match.
-        let mut otherwise = 0;
-        for (_, expression) in Attributes::read(expressions).iter() {
-            let (name, data) = (text(expression, 1), part(expression, &[2]));
-            let number = |kind| number(&data, kind);
-            let value = loaded.1.take();
-            let from = |register| value.clone().filter(|_| loaded.0 == number(register));
-            let matches = match (name.as_str(), text(&data, 1).as_str()) {
-                ("counter" | "log", _) | ("target", "LOG") | ("match", "comment") => Some(true),
-                ("reject", _) | ("target", "REJECT") => return DROPPED | otherwise,
-                ("queue" | "target", _) => return ANY,
-                ("immediate", _) if number(1) == VERDICT => {
-                    return self.verdict(&part(&data, &[2, 2])) | otherwise;
-                }
-                ("meta" | "ct", _) => {
-                    let field = |(kind, key, _): &&Field| *kind == name && Some(*key) == number(2);
-                    let found = self.packet.iter().find(field);
-                    loaded = (number(1), found.map(|(.., value)| value.clone()));
-                    Some(true)
-                }
-                ("bitwise", _) if number(6).unwrap_or_default() == 0 => {
-                    let (mask, xor) = (part(&data, &[4, 1]), part(&data, &[5, 1]));
-                    let bits = from(1).map(|value| {
-                        let bytes = value.iter().zip(&mask).zip(&xor);
-                        bytes.map(|((value, mask), xor)| value & mask ^ xor).collect()
-                    });
-                    loaded = (number(2), bits);
-                    Some(true)
-                }
-                ("cmp", _) => match (number(2), part(&data, &[3, 1])) {
-                    (Some(how @ 0..=1), to) => {
-                        from(1).map(|value| value.starts_with(&to) == (how == 0))
-                    }
-                    _ => None,
-                },
-                ("lookup", set) => {
-                    let found = from(2).and_then(|key| (self.has)(set, key));
-                    if number(3) == VERDICT && found != Some(false) {
-                        return ANY;
-                    }
-                    found.map(|found| found == (number(5).unwrap_or_default() == 0))
-                }
-                ("match", "conntrack") => is_new(&part(&data, &[3])),
-                _ => None,
-            };
-            match matches {
-                Some(true) => {}
-                Some(false) => return CONTINUED,
-                None => otherwise = CONTINUED,
-            }
-        }
-        CONTINUED
-    }
-
-    fn verdict(&mut self, verdict: &[u8]) -> Fates {
-        let chain = text(verdict, 2);
-        match number(verdict, 1).map(u32::cast_signed) {
-            Some(0) => DROPPED,
-            Some(1) => ACCEPTED,
-            // `jump`, `goto`, `return`.
-            Some(-3) => exchange(RETURNED, CONTINUED, self.chain(&chain)),
-            Some(-4) => self.chain(&chain),
-            Some(-5) => RETURNED,
-            _ => ANY,
-        }
-    }
+    false
 }
 
-/// The same fates, with the fate `new` instead of `old`.
-fn exchange(old: Fates, new: Fates, fates: Fates) -> Fates {
-    if fates & old == 0 { fates } else { fates & !old | new }
+/// What a rule may do with the packet.
+enum Outcome {
+    Accept,
+    /// Jump to this chain, or go to it.
+    Call(String),
+    /// Drop it, leave the chain, or leave it to the next rule.
+    Other,
+}
+
+/// An expression that cannot be judged is one that may match. Attributes have the numbers of
+/// `linux/netfilter/nf_tables.h`.
+fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
+    const VERDICT: Option<u32> = Some(0);
+    // The register that the expression before has loaded, and the value if that is known.
+    let mut loaded: (Option<u32>, Option<Vec<u8>>) = (None, None);
+    for (_, expression) in Attributes::read(expressions).iter() {
+        let expression = Attributes::read(expression);
+        let name = expression.text(1).unwrap_or_default();
+        let data = Attributes::read(expression.get(2).unwrap_or_default());
+        let constant = |kind| Some(data.nested(kind)?.get(1)?.to_vec());
+        let number = |kind| data.number_be(kind);
+        let (register, value) = mem::take(&mut loaded);
+        let value = |from| value.filter(|_| register == number(from));
+        let matches = match (name.as_str(), data.text(1).unwrap_or_default().as_str()) {
+            ("meta" | "ct", _) => {
+                let field = |(kind, key, _): &&Field| *kind == name && Some(*key) == number(2);
+                loaded = (number(1), packet.iter().find(field).map(|(.., value)| value.clone()));
+                None
+            }
+            ("bitwise", _) if number(6).unwrap_or_default() == 0 => {
+                let (mask, xor) =
+                    (constant(4).unwrap_or_default(), constant(5).unwrap_or_default());
+                let masked = |value: Vec<u8>| {
+                    let bytes = value.iter().zip(&mask).zip(&xor);
+                    bytes.map(|((value, mask), xor)| value & mask ^ xor).collect()
+                };
+                loaded = (number(2), value(1).map(masked));
+                None
+            }
+            ("cmp", _) => match (number(2), value(1), constant(3)) {
+                (Some(how @ 0..=1), Some(value), Some(to)) => {
+                    Some(value.starts_with(&to) == (how == 0))
+                }
+                _ => None,
+            },
+            ("lookup", set) => {
+                let found = value(2).and_then(|key| has(set, key));
+                if number(3) == VERDICT && found != Some(false) {
+                    return Outcome::Accept;
+                }
+                found.map(|found| found == (number(5).unwrap_or_default() == 0))
+            }
+            ("match", "conntrack") => is_new(data.get(3).unwrap_or_default()),
+            ("immediate", _) if number(1) == VERDICT => {
+                let verdict = data.nested(2).and_then(|data| data.nested(2));
+                let code = verdict.as_ref().and_then(|verdict| verdict.number_be(1));
+                return match (code.map(u32::cast_signed), verdict.and_then(|v| v.text(2))) {
+                    // `drop` and `return`; `jump` and `goto`.
+                    (Some(0 | -5), _) => Outcome::Other,
+                    (Some(-3 | -4), Some(chain)) => Outcome::Call(chain),
+                    _ => Outcome::Accept,
+                };
+            }
+            ("target", "LOG" | "REJECT") => None,
+            ("target" | "queue", _) => return Outcome::Accept,
+            _ => None,
+        };
+        if matches == Some(false) {
+            return Outcome::Other;
+        }
+    }
+    Outcome::Other
 }
 
 /// iptables' `-m conntrack --ctstate`: no match if the states are without `NEW` (`struct
@@ -214,22 +181,7 @@ fn is_new(info: &[u8]) -> Option<bool> {
     let word = |at: usize| info.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes);
     let (compares_state, inverted, states) = (word(146)? & 1, word(148)? & 1, word(150)?);
     let matches = (u32::from(states) & NEW != 0) == (inverted == 0);
-    if compares_state == 1 && !matches { Some(false) } else { None }
-}
-
-/// The value of an attribute that is in other attributes, by their kinds; empty if it is not there.
-fn part(bytes: &[u8], path: &[u16]) -> Vec<u8> {
-    path.iter().fold(bytes.to_vec(), |bytes, kind| {
-        Attributes::read(&bytes).get(*kind).unwrap_or_default().to_vec()
-    })
-}
-
-fn number(bytes: &[u8], kind: u16) -> Option<u32> {
-    Attributes::read(bytes).number_be(kind)
-}
-
-fn text(bytes: &[u8], kind: u16) -> String {
-    Attributes::read(bytes).text(kind).unwrap_or_default()
+    Some(matches || compares_state == 0)
 }
 
 /// What the fuzz targets check here.

@@ -345,9 +345,10 @@ fn ports_that_outlived_their_container_belong_to_no_container() {
     assert_eq!(listed(&world.alice())["leases"], json!([]));
     world.bob().attached();
     assert_eq!(listed(&world.alice())["leases"][0]["portMappings"], json!([]));
-    for element in
-        [r#"6 . 9 comment "x" : 10.10.10.2 . 80"#, r#"6 . 10 comment "ns1001-0" : 10.10.10.9 . 80"#]
-    {
+    for element in [
+        r#"0.0.0.0 . 6 . 9 comment "x" : 10.10.10.2 . 80"#,
+        r#"0.0.0.0 . 6 . 10 comment "ns1001-0" : 10.10.10.9 . 80"#,
+    ] {
         world.sh(&format!("nft 'add element inet netsetgo ports {{ {element} }}'"));
     }
     assert_eq!(listed(&world.alice())["leases"][0]["portMappings"], json!([]));
