@@ -55,17 +55,12 @@ pub struct Configuration {
     pub stay: bool,
 }
 
-/// What the child answers. Error numbers are those of `errno(3)`.
-#[derive(Debug, Serialize, Deserialize)]
-enum Answer {
-    /// To [`Order::LookUp`]. The child carries that order out first, without being told: so this also says
-    /// that the kernel has let it in.
-    End(Option<End>),
-    /// To the other orders.
-    Done,
-    /// To any order.
-    Failed(Step, i32),
-}
+/// What the child answers: to [`Order::LookUp`] the container end, and to the other orders nothing more than
+/// that it is done. A failure has an error number of `errno(3)`.
+///
+/// The child looks the container end up without being told, as soon as it is in. So its first answer also
+/// says that the kernel has let it in.
+type Answer = Result<Option<End>, (Step, i32)>;
 
 /// The container end, as the inside tells of it. Nothing is decided by this alone.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -130,24 +125,19 @@ impl Inside {
     }
 
     /// Waits until the child has joined the target, which proves that the caller may configure it. The
-    /// first call after [`Inside::start`]. Gives the container end, as [`Inside::find`] does. If the kernel
-    /// does not let the child in, the error is the target's own refusal.
+    /// first call after [`Inside::start`]. Gives the container end, as [`Inside::look_up`] does. If the
+    /// kernel does not let the child in, the error is the target's own refusal.
     pub fn proof(&mut self, target: &Target) -> Result<Option<End>> {
         match self.answer() {
-            Ok(Answer::End(end)) => Ok(end),
-            // The child is in, and another step failed.
-            Err(error @ Error::Failed(Failed::Inside { .. })) => Err(error),
-            _ => Err(target.not_yours()),
+            Err(Error::Failed(Failed::ChildGone)) => Err(target.not_yours()),
+            answer => answer,
         }
     }
 
     /// The container end, if there is an interface of that name.
     pub fn look_up(&mut self) -> Result<Option<End>> {
         self.order(&Order::LookUp)?;
-        match self.answer()? {
-            Answer::End(end) => Ok(end),
-            _ => Err(Failed::ChildGone.into()),
-        }
+        self.answer()
     }
 
     /// Has the child configure the container end. The parent can work meanwhile:
@@ -178,12 +168,10 @@ impl Inside {
         Ok(())
     }
 
-    fn answer(&mut self) -> Result<Answer> {
+    fn answer(&mut self) -> Result<Option<End>> {
         self.at_work = false;
-        match self.child.channel.receive().ok_or(Failed::ChildGone)? {
-            Answer::Failed(step, errno) => Err(step.failed(errno)),
-            answer => Ok(answer),
-        }
+        let answer: Answer = self.child.channel.receive().ok_or(Failed::ChildGone)?;
+        answer.map_err(|(step, errno)| step.failed(errno))
     }
 }
 
@@ -198,7 +186,7 @@ fn live(parent: &Channel, target: &Target, caller: &Caller, end: &IfName) -> Opt
             Ok(netlink) => carry_out(&order, netlink, end),
             Err(error) => Err((Step::Socket, error.errno())),
         };
-        let answer = outcome.unwrap_or_else(|(step, errno)| Answer::Failed(step, errno as i32));
+        let answer: Answer = outcome.map_err(|(step, errno)| (step, errno as i32));
         parent.send(&answer)?;
         // A child that does not stay ends while its parent goes on.
         if matches!(order, Order::Configure(Configuration { stay: false, .. })) {
@@ -222,22 +210,24 @@ fn join(target: &Target, caller: &Caller) -> Option<()> {
     prctl::set_dumpable(false).ok()
 }
 
-fn carry_out(order: &Order, netlink: &mut Netlink, name: &IfName) -> Result<Answer, (Step, Errno)> {
+fn carry_out(
+    order: &Order,
+    netlink: &mut Netlink,
+    name: &IfName,
+) -> Result<Option<End>, (Step, Errno)> {
     let end = link::get(netlink, By::Name(name)).map_err(at(Step::LookUp))?;
     let index_if = |peer| match &end {
         Some(end) if end.peer == Some(peer) => Ok(end.index),
         _ => Err((Step::LookUp, Errno::ENODEV)),
     };
     match order {
-        Order::LookUp => Ok(Answer::End(end.map(|end| End { index: end.index, peer: end.peer }))),
-        Order::Configure(wanted) => {
-            configure(netlink, index_if(wanted.peer)?, wanted).map(|()| Answer::Done)
-        }
+        Order::LookUp => return Ok(end.map(|end| End { index: end.index, peer: end.peer })),
+        Order::Configure(wanted) => configure(netlink, index_if(wanted.peer)?, wanted)?,
         Order::Remove { peer } => {
-            let done = link::delete(netlink, By::Index(index_if(*peer)?));
-            done.map(|()| Answer::Done).map_err(at(Step::Remove))
+            link::delete(netlink, By::Index(index_if(*peer)?)).map_err(at(Step::Remove))?;
         }
     }
+    Ok(None)
 }
 
 fn at(step: Step) -> impl Fn(netlink::Error) -> (Step, Errno) {

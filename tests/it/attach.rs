@@ -119,7 +119,7 @@ fn the_veth_pair_is_what_the_lease_says() {
 fn a_port_is_opened_when_the_other_end_is_up() {
     // Else the kernel finds the one up and without a carrier, and takes it out of service again.
     let world = World::new();
-    world.sh("ip -o monitor link >/run/links 2>&1 & echo $! >/run/monitor
+    world.sh(": >/run/links; ip -o monitor link >/run/links 2>&1 & echo $! >/run/monitor
               until grep -q probe /run/links; do
                   ip link add probe type bridge; ip link del probe
               done");

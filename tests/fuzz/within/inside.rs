@@ -8,7 +8,7 @@ use crate::privilege::child::LONGEST;
 /// A message of either's: what reads is written and read the same, and fits.
 pub fn check(bytes: &[u8]) {
     let bytes = bytes.get(..LONGEST).unwrap_or(bytes);
-    if let Some(Answer::Failed(step, errno)) = same::<Answer>(bytes) {
+    if let Some(Err((step, errno))) = same::<Answer>(bytes) {
         one_line(step.failed(errno), 0);
     }
     same::<Order>(bytes);
