@@ -167,22 +167,18 @@ fn of_group(group: u32) -> Result<LinkMessage, Error> {
     }
 }
 
-/// Changes an interface, has the kernel give it no IPv6 address by itself, and sends `others` in the
-/// same message. Gives whether the kernel has IPv6 at all.
+/// Makes `changes`, with an attribute that has the kernel give an interface no IPv6 address by itself, or
+/// without it if the kernel has no IPv6. Gives whether it has.
 pub fn change_without_ipv6(
     netlink: &mut Netlink,
-    by: By,
-    attributes: &[LinkAttribute],
-    others: &[Change],
+    changes: impl Fn(Option<LinkAttribute>) -> Vec<Change>,
 ) -> Result<bool, Error> {
-    let mut send = |attributes| {
-        let changes = [&[change(by, attributes)], others].concat();
-        netlink.change_all(changes)
-    };
     let inet6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![inet6]);
-    match send([attributes, &[no_ipv6]].concat()) {
-        Err(error) if error.is(Errno::EAFNOSUPPORT) => send(attributes.to_vec()).map(|()| false),
+    match netlink.change_all(changes(Some(no_ipv6))) {
+        Err(error) if error.is(Errno::EAFNOSUPPORT) => {
+            netlink.change_all(changes(None)).map(|()| false)
+        }
         done => done.map(|()| true),
     }
 }

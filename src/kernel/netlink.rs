@@ -133,7 +133,8 @@ impl Netlink {
         question: impl NetlinkSerializable,
     ) -> Result<Answer<H>, Error> {
         let answer = question.message_type() - self.answers_below;
-        let first = self.send(vec![(question, 0)])?;
+        let (first, bytes) = self.written(vec![(question, 0)]);
+        self.send(&bytes)?;
         self.replies(first, answer)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
     }
 
@@ -141,11 +142,12 @@ impl Netlink {
     /// changed during each of several tries.
     pub fn ask_all<const H: usize>(
         &mut self,
-        question: impl NetlinkSerializable + Clone,
+        question: impl NetlinkSerializable,
     ) -> Result<Vec<Answer<H>>, Error> {
         let answer = question.message_type() - self.answers_below;
+        let (first, bytes) = self.written(vec![(question, NLM_F_DUMP)]);
         for _ in 0..DUMPS {
-            let first = self.send(vec![(question.clone(), NLM_F_DUMP)])?;
+            self.send(&bytes)?;
             match self.replies(first, answer) {
                 Err(error) if error.is(Errno::EINTR) => {}
                 done => return done,
@@ -174,13 +176,14 @@ impl Netlink {
     /// Sends changes, one of which has the flag that asks for an acknowledgement, and waits for that
     /// or for the first error.
     pub fn tell(&mut self, changes: Vec<Change<impl NetlinkSerializable>>) -> Result<(), Error> {
-        let first = self.send(changes)?;
+        let (first, bytes) = self.written(changes);
+        self.send(&bytes)?;
         // No object is expected.
         self.replies::<0>(first, NLMSG_NOOP).map(drop)
     }
 
-    /// Sends messages together, with the next sequence numbers. Gives the first of these numbers.
-    fn send(&mut self, messages: Vec<Change<impl NetlinkSerializable>>) -> Result<u32, Error> {
+    /// Messages as bytes, with the next sequence numbers, and the first of these numbers.
+    fn written(&mut self, messages: Vec<Change<impl NetlinkSerializable>>) -> (u32, Vec<u8>) {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::with_capacity(1024);
         for (message, flags) in messages {
@@ -195,8 +198,12 @@ impl Netlink {
             bytes.resize(end.next_multiple_of(ALIGNMENT), 0);
             message.serialize(bytes.get_mut(start..end).unwrap_or_default());
         }
-        match self.socket.send(&bytes, 0)? {
-            sent if sent == bytes.len() => Ok(first),
+        (first, bytes)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+        match self.socket.send(bytes, 0)? {
+            sent if sent == bytes.len() => Ok(()),
             _ => Err(Error::Reply("request cut short".to_owned())),
         }
     }

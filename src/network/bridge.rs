@@ -163,9 +163,10 @@ fn configure(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
     let mtu = link::change(bridge, vec![LinkAttribute::Mtu(grant.mtu)]);
     // First: with an MTU below IPv6's the kernel has no IPv6 settings of the bridge.
     host.change("setting the bridge's MTU", |netlink| netlink.change(mtu))?;
-    let has_ipv6 = host.change("configuring the bridge", |netlink| {
-        link::change_without_ipv6(netlink, bridge, &settings(grant), &[])
-    })?;
+    let changes =
+        |no_ipv6| vec![link::change(bridge, settings(grant).into_iter().chain(no_ipv6).collect())];
+    let change = |netlink: &mut _| link::change_without_ipv6(netlink, changes);
+    let has_ipv6 = host.change("configuring the bridge", change)?;
     if has_ipv6 {
         // A forged router advertisement from a container would take the host's default route.
         host.set_switch(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name), "0")?;

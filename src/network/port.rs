@@ -27,23 +27,23 @@ const GROUP_FWD_MASK: u16 = 0xfffd;
 ///
 /// `hairpin`: see [`set_hairpin`]. `alias` is what the host shows beside the link.
 pub fn configure(host: &mut Host, lease: &Lease, hairpin: bool, alias: Option<&str>) -> Result<()> {
-    let mut settings = vec![
-        InfoBridgePort::GroupFwdMask(GROUP_FWD_MASK),
-        // Frames for a container that is gone are not for all the others to hear.
-        InfoBridgePort::UnicastFlood(false),
-        // Its one address has an entry. It must not fill the bridge's table with others.
-        InfoBridgePort::Learning(false),
-    ];
-    if hairpin {
-        settings.push(InfoBridgePort::HairpinMode(true));
-    }
-    let mut attributes = vec![port(settings)];
-    attributes.extend(alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
-    // By the name, which only links of this user get: another user's link can have the index by now.
-    let name = By::Name(&lease.host_end);
-    let entry = route::forwarding_entry(lease.index, Mac::of(lease.address.ip));
-    let change =
-        |netlink: &mut _| link::change_without_ipv6(netlink, name, &attributes, &[entry]).map(drop);
+    let changes = |no_ipv6| {
+        let mut settings = vec![
+            InfoBridgePort::GroupFwdMask(GROUP_FWD_MASK),
+            // Frames for a container that is gone are not for all the others to hear.
+            InfoBridgePort::UnicastFlood(false),
+            // Its one address has an entry. It must not fill the bridge's table with others.
+            InfoBridgePort::Learning(false),
+        ];
+        settings.extend(hairpin.then_some(InfoBridgePort::HairpinMode(true)));
+        let mut attributes = vec![port(settings)];
+        attributes.extend(alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
+        attributes.extend(no_ipv6);
+        // By the name, which only links of this user get: another user's link can have the index by now.
+        let port = link::change(By::Name(&lease.host_end), attributes);
+        vec![port, route::forwarding_entry(lease.index, Mac::of(lease.address.ip))]
+    };
+    let change = |netlink: &mut _| link::change_without_ipv6(netlink, changes).map(drop);
     host.change("configuring the bridge port", change).map_err(or_lost)
 }
 
