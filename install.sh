@@ -73,6 +73,21 @@ find_builder() {
     [[ $(printf '%s\n' "$wanted" "$version" | sort -V | head -n 1) == "$wanted" ]] ||
         die "cargo $version is too old, netsetgo needs $wanted or newer: https://rustup.rs"
     need cc build-essential
+    choose_libc
+}
+
+# The C library that is linked in: musl, where rustup has it or can get it, as it starts in a tenth of the
+# time that GNU's takes; else the builder's own.
+choose_libc() {
+    local musl
+    musl=$("${builder[@]}" rustc -vV 2>/dev/null | sed -n 's/^host: \(.*\)-gnu$/\1-musl/p')
+    [[ $musl ]] || return 0
+    if [[ -d $("${builder[@]}" rustc --print target-libdir --target "$musl" 2>/dev/null) ]] ||
+        "${builder[@]}" rustup target add "$musl" >/dev/null 2>&1; then
+        builder+=("CARGO_BUILD_TARGET=$musl")
+    else
+        step "No target $musl (rustup target add $musl): building with the GNU C library" >&2
+    fi
 }
 
 # build CARGO-ARGUMENTS: prints the path of each executable. A setuid program must be linked

@@ -31,8 +31,9 @@ netsetgo::entry_point!(story);
 
 const USAGE: &str = "usage: floor PID BRIDGE-INDEX HOST-END ADDRESS/PREFIX GATEWAY [alone]";
 
-fn story() -> i32 {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+fn story(arguments: sys::Arguments) -> i32 {
+    let arguments = arguments.read().into_iter().filter_map(|text| text.into_string().ok());
+    let arguments: Vec<String> = arguments.collect();
     let Some(wire) = Wire::parse(&arguments) else {
         let _ = write(std::io::stderr(), format!("{USAGE}\n").as_bytes());
         return 2;

@@ -11,14 +11,19 @@ use netsetgo::commands::prune::prune;
 use netsetgo::privilege::caller::become_caller;
 use netsetgo::privilege::capability::give_up_all;
 use netsetgo::privilege::filter;
+use netsetgo::privilege::sys::Arguments;
 use netsetgo::report;
 use netsetgo::report::error::Result;
 use netsetgo::request::cli::{self, Request};
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 netsetgo::entry_point!(story);
 
-fn story() -> i32 {
-    match run() {
+fn story(arguments: Arguments) -> i32 {
+    match run(&arguments) {
         Ok(()) => 0,
         Err(error) => {
             // No capability is left when a run writes to the caller's standard error.
@@ -28,9 +33,9 @@ fn story() -> i32 {
     }
 }
 
-fn run() -> Result<()> {
+fn run(arguments: &Arguments) -> Result<()> {
     let caller = become_caller()?;
-    let request = cli::parse(std::env::args_os().skip(1))?;
+    let request = cli::parse(arguments.read())?;
     filter::install(filter::for_request(&request))?;
     match request {
         Request::Help => report::print(&cli::help()),

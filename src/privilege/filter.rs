@@ -31,13 +31,17 @@ const fn without(number: c_long, argument: usize, mask: c_int) -> Call {
     Call(number, Some((argument, mask, &[0])))
 }
 
+/// Builds with debug assertions look at a descriptor before they close it. musl sets close-on-exec anew.
+const FCNTL: &[c_int] =
+    if cfg!(target_env = "musl") { &[libc::F_GETFD, libc::F_SETFD] } else { &[libc::F_GETFD] };
+
 /// What both processes need: memory, messages, their end, and what the C library does on its own.
 const EITHER: &[Call] = &[
     any(libc::SYS_brk),
     any(libc::SYS_close),
     any(libc::SYS_exit_group),
     // A build with debug assertions looks at a descriptor before it closes it.
-    one_of(libc::SYS_fcntl, 1, &[libc::F_GETFD]),
+    one_of(libc::SYS_fcntl, 1, FCNTL),
     any(libc::SYS_futex),
     any(libc::SYS_getpid),
     any(libc::SYS_getrandom),
@@ -54,8 +58,11 @@ const EITHER: &[Call] = &[
     any(libc::SYS_rt_sigprocmask),
     any(libc::SYS_sendto),
     any(libc::SYS_setsockopt),
-    // For abort(3).
+    // For abort(3), in the words of both C libraries.
     one_of(libc::SYS_tgkill, 2, &[libc::SIGABRT]),
+    one_of(libc::SYS_tkill, 1, &[libc::SIGABRT]),
+    #[cfg(target_env = "musl")]
+    any(libc::SYS_exit),
     any(libc::SYS_write),
     any(libc::SYS_writev),
 ];
@@ -102,6 +109,18 @@ const RUN: &[Call] = &[
     any(libc::SYS_pidfd_open),
     #[cfg(target_arch = "x86_64")]
     any(libc::SYS_poll),
+    #[cfg(target_env = "musl")]
+    any(libc::SYS_readv),
+    #[cfg(target_env = "musl")]
+    any(libc::SYS_set_tid_address),
+    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+    any(libc::SYS_fork),
+    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+    without(libc::SYS_open, 1, libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND),
+    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+    any(libc::SYS_stat),
+    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+    any(libc::SYS_lstat),
     any(libc::SYS_ppoll),
     one_of(libc::SYS_prctl, 0, &[libc::PR_SET_DUMPABLE, libc::PR_SET_SECCOMP]),
     any(libc::SYS_read),

@@ -1,7 +1,9 @@
 //! The system calls that no safe wrapper exists for. All unsafe code of the project is here.
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -10,7 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::Mode;
 use nix::unistd::ForkResult;
 
-/// Makes `$story` (a `fn() -> i32`) the program's `main`, called by the C library's start code.
+/// Makes `$story` (a `fn(Arguments) -> i32`) the program's `main`, called by the C library's start code.
 ///
 /// This leaves out the standard library's own start code. It would open files and set signal
 /// handlers before the program's first act, with every privilege.
@@ -19,15 +21,41 @@ macro_rules! entry_point {
     ($story:path) => {
         /// What the C library calls.
         // SAFETY: the binary defines no other `main`, and the signature is the one that the C
-        // start code calls; the two arguments are left alone.
+        // start code calls.
         #[unsafe(no_mangle)]
-        pub extern "C" fn main(
-            _count: core::ffi::c_int,
-            _arguments: *const *const core::ffi::c_char,
+        pub unsafe extern "C" fn main(
+            count: core::ffi::c_int,
+            arguments: *const *const core::ffi::c_char,
         ) -> core::ffi::c_int {
-            $story()
+            // SAFETY: these are the arguments of `main`.
+            $story(unsafe { $crate::privilege::sys::Arguments::of_main(count, arguments) })
         }
     };
+}
+
+/// The arguments of the program, not read yet.
+#[derive(Debug)]
+pub struct Arguments(*const *const c_char, usize);
+
+impl Arguments {
+    /// The arguments that `main` was called with.
+    ///
+    /// # Safety
+    /// `arguments` points to `count` texts, each with a zero at its end, that live as long as the process.
+    pub unsafe fn of_main(count: c_int, arguments: *const *const c_char) -> Arguments {
+        Arguments(arguments, usize::try_from(count).unwrap_or_default())
+    }
+
+    /// Reads them, without the program's own name. The standard library reads them by itself, but with
+    /// the GNU C library only.
+    pub fn read(&self) -> Vec<OsString> {
+        let text = |place| {
+            // SAFETY: as [`Arguments::of_main`] asks; `place` is below the count.
+            let text = unsafe { CStr::from_ptr(*self.0.add(place)) };
+            OsStr::from_bytes(text.to_bytes()).to_owned()
+        };
+        (1..self.1).map(text).collect()
+    }
 }
 
 /// Sets every signal to its default action and unblocks all, as a process inherits ignored signals
@@ -50,7 +78,8 @@ pub fn reset_signals() {
 
 /// Opens `/dev/null` for each of the three standard descriptors that is closed, so that no file
 /// opened later is taken for standard output. It opens them the wrong way round, so that to use one
-/// is an error (as `csu/check_fds.c` of the GNU C library does for setuid programs).
+/// is an error. For a setuid program the C library's start code has done the same before, GNU's in this
+/// way (`csu/check_fds.c`), musl's for reading and writing (`src/env/__libc_start_main.c`).
 pub fn open_standard_descriptors() -> nix::Result<()> {
     for (descriptor, mode) in [(0, OFlag::O_WRONLY), (1, OFlag::O_RDONLY), (2, OFlag::O_RDONLY)] {
         // SAFETY: asks for the flags of a number; nothing is dereferenced.
@@ -166,7 +195,7 @@ pub fn is_network_namespace(ns: impl AsFd) -> bool {
 pub fn interface_exists(socket: impl AsFd, index: u32) -> nix::Result<bool> {
     let mut request = empty_ifreq();
     request.ifr_ifru.ifru_ifindex = index.cast_signed();
-    ask_interface(socket, libc::SIOCGIFNAME, &mut request)
+    ask_interface(socket, libc::SIOCGIFNAME as libc::Ioctl, &mut request)
 }
 
 /// Whether an interface with the name or the alternative name `name` exists, in the network
@@ -181,7 +210,7 @@ pub fn interface_name_exists(socket: impl AsFd, name: &str) -> nix::Result<bool>
     for (to, from) in room.zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    ask_interface(socket, libc::SIOCGIFINDEX, &mut request)
+    ask_interface(socket, libc::SIOCGIFINDEX as libc::Ioctl, &mut request)
 }
 
 fn empty_ifreq() -> libc::ifreq {

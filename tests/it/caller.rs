@@ -3,7 +3,7 @@
 use nix::libc;
 
 use crate::refused::undumpable;
-use crate::world::{ALICE, Container, Outcome, Part, Stage, Trace, User, World};
+use crate::world::{ALICE, Container, Outcome, Part, Stage, Trace, User, World, program};
 
 /// Bits of the capability sets in `/proc/PID/status`.
 const NET_ADMIN: u64 = 1 << 12;
@@ -194,7 +194,7 @@ fn membership_of_a_group_can_also_keep_out() {
 
 #[test]
 fn the_executable_needs_no_loader() {
-    let image = std::fs::read(env!("CARGO_BIN_EXE_netsetgo")).unwrap();
+    let image = std::fs::read(program()).unwrap();
     let number = |at: usize, size: usize| {
         let bytes = image[at..at + size].iter().rev();
         bytes.fold(0_usize, |number, byte| number << 8 | usize::from(*byte))
@@ -240,7 +240,9 @@ fn standard_descriptors_may_come_closed() {
         alice.netsetgo(format!("-pid {pod} {closed}")).done();
         let status = |arguments| alice.netsetgo(format!("{arguments} {closed}")).status;
         assert_eq!(status(format!("-pid {bobs}")), 3, "{closed}");
-        assert_eq!(status(format!("-pid {pod} -json")), output, "{closed}");
+        // The start code of musl opens what is closed as /dev/null, where a report goes nowhere.
+        let expected = if program().contains("-musl/") { 0 } else { output };
+        assert_eq!(status(format!("-pid {pod} -json")), expected, "{closed}");
     }
     assert_eq!(world.leases().len(), 7);
 }

@@ -34,6 +34,12 @@ pub(crate) const ALICE: &str = "[[allow]]\nuser = \"alice\"\n";
 /// How long something that has to happen may take before the test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The program that is installed in each world: the one that cargo has built beside the tests, or another
+/// one (see `tests/run`).
+pub(crate) fn program() -> String {
+    std::env::var("NETSETGO").unwrap_or_else(|_| env!("CARGO_BIN_EXE_netsetgo").to_owned())
+}
+
 /// A small host: network, mount and pid namespaces, four users, and the installed helper.
 pub(crate) struct World {
     keeper: Child,
@@ -62,7 +68,7 @@ impl World {
         let mut keeper = Command::new("unshare")
             .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["--propagation", "private", "--", "sh", "-c"])
-            .args([include_str!("start.sh"), "start.sh", env!("CARGO_BIN_EXE_netsetgo")])
+            .args([include_str!("start.sh"), "start.sh", &program()])
             .env_clear()
             .env("PATH", PATH)
             .stdin(Stdio::piped())
