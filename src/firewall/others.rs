@@ -36,7 +36,7 @@ pub fn find_drop(host: &mut Host, grant: &Grant) -> Result<Option<String>> {
                 continue;
             }
             let rules = ruleset.rules(at)?;
-            let mut has = |set: &str, key| ruleset.has_key(at, set, key).ok();
+            let mut has = |set: &str, key| Some(ruleset.element_in(at, set, key).ok()?.is_some());
             if !may_accept(&rules, &name, &packet, &mut has) {
                 let bridge = &grant.bridge;
                 let accept = format!("nft insert rule {family_name} {table} {name}");

@@ -41,21 +41,9 @@ const FILTER_REPLY_FLAGS: u16 = 2;
 const BY_PROTO_NUM: u32 = 1 << 3;
 const BY_DST_PORT: u32 = 1 << 5;
 
-/// Flows, each with the address of the container that it belongs to, and the request that deletes it.
-/// The request names its tuple and its id, which no other flow ever has.
-#[derive(Debug, Default)]
-pub struct Flows(Vec<(Ipv4Addr, NetfilterMessage)>);
-
-impl Flows {
-    /// The flows of each container.
-    pub fn by_container(self) -> BTreeMap<Ipv4Addr, Flows> {
-        let mut all = BTreeMap::<_, Flows>::new();
-        for (ip, request) in self.0 {
-            all.entry(ip).or_default().0.push((ip, request));
-        }
-        all
-    }
-}
+/// The requests that delete flows, by the address of the container that they belong to. A request names
+/// the tuple of a flow and its id, which no other flow ever has.
+pub type Flows = BTreeMap<Ipv4Addr, Vec<NetfilterMessage>>;
 
 /// What of the host decides which flows a published port would have received.
 #[derive(Debug)]
@@ -74,7 +62,7 @@ pub fn leading_elsewhere(
     own: &Own,
 ) -> Result<Flows, Error> {
     let flows: Vec<Answer<4>> = netlink.ask_all(flows_to(mapping))?;
-    let is_one = |flow: &&Answer<4>| {
+    let is_one = |flow: &Answer<4>| {
         let sent_to = end(flow, TUPLE_ORIGINAL, IP_V4_DST, PROTO_DST_PORT);
         let leads_to = end(flow, TUPLE_REPLY, IP_V4_SRC, PROTO_SRC_PORT);
         let (Some(sent_to), Some(leads_to)) = (sent_to, leads_to) else { return false };
@@ -90,7 +78,7 @@ pub fn leading_elsewhere(
             && own.addresses.iter().any(|range| range.contains(sent_to.0))
             && mapping.host_ip.is_none_or(|ip| ip == sent_to.0)
     };
-    Ok(Flows(flows.iter().filter(is_one).filter_map(|flow| Some((ip, deletion(flow)?))).collect()))
+    Ok(by_container(&flows, |flow| is_one(flow).then_some(ip)))
 }
 
 /// The flows of containers whose address `is_meant` says is meant: those that the container began, and
@@ -104,14 +92,23 @@ pub fn of_containers(
         let source = |tuple| address(flow, tuple, IP_V4_SRC);
         [TUPLE_ORIGINAL, TUPLE_REPLY].into_iter().filter_map(source).find(|ip| is_meant(*ip))
     };
-    let flow = |flow: &Answer<4>| Some((container(flow)?, deletion(flow)?));
-    Ok(Flows(flows.iter().filter_map(flow).collect()))
+    Ok(by_container(&flows, container))
 }
 
-/// Makes the kernel forget these flows, and no later flow between the same ends.
-pub fn forget(netlink: &mut Netlink, flows: Flows) -> Result<(), Error> {
-    for (_, request) in flows.0 {
-        match netlink.change((request, 0)) {
+fn by_container(flows: &[Answer<4>], container: impl Fn(&Answer<4>) -> Option<Ipv4Addr>) -> Flows {
+    let mut all = Flows::new();
+    for flow in flows {
+        if let (Some(ip), Some(deletion)) = (container(flow), deletion(flow)) {
+            all.entry(ip).or_default().push(deletion);
+        }
+    }
+    all
+}
+
+/// Makes the kernel forget flows, and no later flow between the same ends.
+pub fn forget(netlink: &mut Netlink, deletions: Vec<NetfilterMessage>) -> Result<(), Error> {
+    for deletion in deletions {
+        match netlink.change((deletion, 0)) {
             // It has ended meanwhile.
             Err(error) if error.is(Errno::ENOENT) => {}
             done => done?,

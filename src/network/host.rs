@@ -92,7 +92,7 @@ impl Host<'_> {
             Err(Error::Failed(Failed::Firewall(..))) => return Ok(()),
             read => read?,
         };
-        for (ip, flows) in flows.by_container() {
+        for (ip, flows) in flows {
             if still(self, ip)? {
                 let forget = |ruleset: &mut Ruleset| conntrack::forget(ruleset.socket(), flows);
                 match self.ruleset("forgetting flows", forget) {

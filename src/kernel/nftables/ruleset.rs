@@ -122,25 +122,21 @@ impl Ruleset {
 
     /// The element of `set` with this key; `None` where there is no such element, set or table.
     pub fn element(&mut self, set: &Set, key: Vec<u8>) -> Result<Option<Element>, Error> {
-        let answer = self.answer_for_key(set.table, set.name, key)?;
-        Ok(answer.iter().flat_map(elements).next())
+        self.element_in(set.table, set.name, key)
     }
 
-    /// Whether a set of any table has this key.
-    pub fn has_key(&mut self, table: Table, set: &str, key: Vec<u8>) -> Result<bool, Error> {
-        Ok(self.answer_for_key(table, set, key)?.is_some())
-    }
-
-    fn answer_for_key(
+    /// The same of any set.
+    pub fn element_in(
         &mut self,
         table: Table,
         set: &str,
         key: Vec<u8>,
-    ) -> Result<Option<Answer>, Error> {
+    ) -> Result<Option<Element>, Error> {
         let mut attributes = in_set(table, set);
         attributes.push(SetElementList::Elements(vec![batch::element(&Element::key(key))]));
         let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        found(self.netlink.ask(message(table, question)))
+        let answer: Option<Answer> = found(self.netlink.ask(message(table, question)))?;
+        Ok(answer.iter().flat_map(elements).next())
     }
 
     /// All elements of `set`; none where there is no such set or table.

@@ -27,6 +27,7 @@ pub fn sockets(bytes: &[u8]) {
         let own =
             conntrack::Own { addresses: &["127.0.0.0/8".parse().unwrap()], in_use: what & 4 != 0 };
         conntrack::leading_elsewhere(&mut kernel.netlink, &mapping, ip, &own)
+            .map(|flows| flows.into_values().flatten().collect())
             .and_then(|flows| conntrack::forget(&mut kernel.netlink, flows))
             .err()
     } else {
