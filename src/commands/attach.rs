@@ -7,7 +7,7 @@ use crate::firewall;
 use crate::inside::{Configuration, Inside};
 use crate::kernel::link::Link;
 use crate::network::lease::{self, Lease, Port, Wanted};
-use crate::network::{Host, bridge, owner, port};
+use crate::network::{Host, bridge, owner, port, take};
 use crate::privilege::caller::Caller;
 use crate::privilege::capability;
 use crate::publish;
@@ -44,7 +44,6 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
 
     let bridge_mtu = bridge.mtu(&grant);
     let wanted = Wanted {
-        uid: caller.uid,
         grant: &grant,
         target: &target,
         host_end: request.host_end.as_ref().filter(|_| caller.is_root()),
@@ -60,7 +59,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     let kept = end.map(|end| lease::find(&mut host, &wanted, end)).transpose()?;
     let choice = match kept {
         Some(_) => None,
-        None => Some(lease::choose(&mut host, &wanted)?),
+        None => Some(take::choose(&mut host, &wanted)?),
     };
     publish::check(&mut host, &wanted, &request.publish, kept.as_ref())?;
     target.check_alive()?;
@@ -68,7 +67,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     let bridge = bridge::ensure(&mut host, &grant, bridge)?;
     firewall::complete(&mut host, &grant, &firewall)?;
     let lease = match (kept, choice) {
-        (None, Some(choice)) => lease::take(&mut host, &wanted, choice, &bridge, &mut inside)
+        (None, Some(choice)) => take::take(&mut host, &wanted, choice, &bridge, &mut inside)
             .map_err(|error| bridge::or_gone(&mut host, &grant, &bridge, error))?,
         (lease, _) => lease.ok_or(Failed::LeaseLost)?,
     };
@@ -87,7 +86,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
         });
     if done.is_err() && lease.port == Port::New {
         // Should this fail too, the first error still says more, and the lease ends with the container.
-        let _ = lease::give_back(&mut host, &lease, &mut inside);
+        let _ = take::give_back(&mut host, &lease, &mut inside);
     }
     done
 }
@@ -137,7 +136,7 @@ fn connect(
             // The kernel takes a port out of service again if the other end is still down when it comes
             // to look at links, and holds the lock of all networks meanwhile.
             inside.configured()?;
-            owner::claim(host, wanted.uid, lease, bridge.index, wanted.target)?;
+            owner::claim(host, wanted.grant.uid, lease, bridge.index, wanted.target)?;
             port::open(host, lease)?;
         }
         Port::Open => {

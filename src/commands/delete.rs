@@ -33,7 +33,6 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
         return capability::give_up_all();
     };
     let wanted = Wanted {
-        uid: caller.uid,
         grant: &grant,
         target: &target,
         host_end: None,

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use crate::kernel::nftables::{Batch, Ruleset};
 use crate::network::Host;
-use crate::network::lease::TRIES;
+use crate::network::take::TRIES;
 use crate::report::error::{Failed, Result};
 
 /// What a look at the ruleset and at the host leads to.

@@ -7,5 +7,6 @@ pub mod overlap;
 pub mod owner;
 pub mod pool;
 pub mod port;
+pub mod take;
 
 pub use self::host::Host;

@@ -49,7 +49,7 @@ impl History {
     pub fn cost(&self, ip: Ipv4Addr, wanted: &Wanted) -> u32 {
         let published = self.publishing.contains(&ip);
         match self.owners.get(&ip) {
-            Some(uid) if *uid != wanted.uid => 2,
+            Some(uid) if *uid != wanted.grant.uid => 2,
             None if published => 2,
             // To publish removes what the user's dead containers published in any case.
             _ => u32::from(published && !wanted.publishes),
