@@ -58,7 +58,8 @@ fn take_out(
 ) -> Result<()> {
     let lease = lease::find_with_bridge(host, wanted, end)?.0;
     trail.begins(&lease);
-    publish::withdraw(host, &lease, wanted.target)?;
+    let is_held = |host: &mut Host| lease::is_held(host, &lease, wanted.target);
+    publish::remove::all_of(host, lease.address.ip, is_held)?;
     capability::give_up_all()?;
     // With the container's own rights.
     inside.remove(lease.index)

@@ -21,6 +21,6 @@ fn step_by_step(caller: &Caller) -> Result<()> {
     privilege.give_up(caps::Capability::CAP_SYS_PTRACE)?;
     let mut host = Host::open(&privilege)?;
     firewall::mend(&mut host, &grant)?;
-    publish::prune(&mut host)?;
+    publish::remove::prune(&mut host)?;
     capability::give_up_all()
 }

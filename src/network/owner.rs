@@ -11,7 +11,7 @@ use super::lease::{self, Lease, Wanted};
 use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic, owner};
 use crate::kernel::nftables::{Batch, Element, Ruleset};
 use crate::kernel::{conntrack, route};
-use crate::publish::{self, Scope};
+use crate::publish;
 use crate::report::error::{Failed, Result};
 use crate::target::Target;
 
@@ -66,14 +66,7 @@ pub fn claim(host: &mut Host, uid: u32, lease: &Lease, bridge: u32, target: &Tar
     let ip = lease.address.ip;
     let last = last_user(host, ip)?;
     let published = publish::is_published(host, ip)?;
-    if published {
-        publish::remove(host, |host, other| {
-            Ok(match other == ip && is_closed(host, lease, target)? {
-                true => Scope::Everything,
-                false => Scope::Nothing,
-            })
-        })?;
-    }
+    publish::remove::all_of(host, ip, |host| is_closed(host, lease, target))?;
     // A packet that waits for the address to be resolved has passed the firewall already.
     forget_neighbour(host, bridge, ip)?;
     if last == Some(uid) {

@@ -2,8 +2,8 @@
 //! of a container, and of the set `live`, which says how long their connections go on.
 //!
 //! Elements belong to a lease, not to an address. When a container dies the kernel takes its link away,
-//! but its elements stay. They are removed by whoever comes first of these: the run that gives the address to a container
-//! ([`crate::network::owner`]), the run that wants one of their ports, and `-prune`.
+//! but its elements stay until a run removes them ([`remove`]): one that gives the address to a container
+//! ([`crate::network::owner`]), one that wants one of their ports, or `-prune`.
 //!
 //! To publish: 1. read the ruleset's generation; 2. check that the lease is still the target's; 3. look
 //! at the ports; 4. commit for that generation. So a run that was stopped publishes nothing for an
@@ -11,22 +11,22 @@
 
 mod encode;
 mod plan;
+pub mod remove;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use self::encode::leads_to;
-pub use self::plan::check_granted;
-use self::plan::{Plan, Ports, plan};
+use self::plan::{Plan, Ports, check_granted, plan};
+use self::remove::prune;
 use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic};
 use crate::kernel::conntrack::{self, Own};
-use crate::kernel::link::By;
 use crate::kernel::nftables::{Batch, Element, Set};
 use crate::kernel::{route, sock_diag};
 use crate::network::Host;
-use crate::network::lease::{self, Lease, Wanted, index_of};
-use crate::network::owner::{forget_neighbour, last_user};
+use crate::network::lease::{self, Lease, Wanted};
+use crate::network::owner::last_user;
 use crate::network::take::NAP;
 use crate::report::error::{Error, Failed, Result, Usage};
 use crate::request::policy::Grant;
@@ -152,91 +152,6 @@ pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
         .collect())
 }
 
-/// Removes what leads to the container that has this lease.
-pub fn withdraw(host: &mut Host, lease: &Lease, target: &Target) -> Result<()> {
-    let ip = lease.address.ip;
-    if !is_published(host, ip)? {
-        return Ok(());
-    }
-    remove(host, |host, other| match other == ip && lease::is_held(host, lease, target)? {
-        true => Ok(Scope::Everything),
-        false => Ok(Scope::Nothing),
-    })
-}
-
-/// Removes what leads to containers that are gone.
-pub fn prune(host: &mut Host) -> Result<()> {
-    remove(host, |host, ip| {
-        let link = host.link(By::Index(index_of(ip)))?;
-        Ok(link.map_or(Scope::Everything, |link| Scope::AllBut(link.name)))
-    })
-}
-
-/// Which of the ports that lead to an address are to be removed.
-pub enum Scope {
-    Nothing,
-    Everything,
-    /// All but those that were published for the container with this host end.
-    AllBut(String),
-}
-
-/// Removes what leads to publishing containers, as far as `scope` says of each address, and what waits
-/// for them.
-pub fn remove(host: &mut Host, scope: impl Fn(&mut Host, Ipv4Addr) -> Result<Scope>) -> Result<()> {
-    let removed = optimistic(host, |host| {
-        let mut scopes = HashMap::new();
-        for ip in elements(host, &PUBLISHING)?.iter().filter_map(Element::ipv4) {
-            scopes.insert(ip, scope(host, ip)?);
-        }
-        if scopes.values().all(|scope| matches!(scope, Scope::Nothing)) {
-            return Ok(Step::Done(Vec::new()));
-        }
-        let (ports, live) = (elements(host, &PORTS)?, elements(host, &LIVE)?);
-        let (batch, gone) = removal(&scopes, ports, live);
-        Ok(Step::Commit(batch, gone))
-    })?;
-    if removed.is_empty() {
-        return Ok(());
-    }
-    for bridge in firewall::bridges(host)? {
-        for ip in &removed {
-            forget_neighbour(host, bridge.index, *ip)?;
-        }
-    }
-    Ok(())
-}
-
-/// The transaction that removes ports, and the addresses to which nothing leads after it.
-fn removal(
-    scopes: &HashMap<Ipv4Addr, Scope>,
-    ports: Vec<Element>,
-    live: Vec<Element>,
-) -> (Batch, Vec<Ipv4Addr>) {
-    let stays = |port: &Element| match leads_to(port).and_then(|ip| scopes.get(&ip)) {
-        Some(Scope::Everything) => false,
-        Some(Scope::AllBut(host_end)) => port.comment == *host_end,
-        Some(Scope::Nothing) | None => true,
-    };
-    let (staying, ports): (Vec<_>, Vec<_>) = ports.into_iter().partition(stays);
-    let kept: HashSet<_> = staying.iter().map(|port| encode::live(port).key).collect();
-    let is_meant = |ip: &Ipv4Addr| !matches!(scopes.get(ip), Some(Scope::Nothing) | None);
-    let goes = |live: &Element| {
-        leads_to(live).is_some_and(|ip| is_meant(&ip)) && !kept.contains(&live.key)
-    };
-    let busy: HashSet<_> = staying.iter().filter_map(leads_to).collect();
-    let is_left = |ip: &&Ipv4Addr| is_meant(ip) && !busy.contains(*ip);
-    let gone: Vec<_> = scopes.keys().filter(is_left).copied().collect();
-    let mut batch = Batch::default();
-    batch.delete(&PORTS, &ports);
-    batch.delete(&LIVE, &live.into_iter().filter(goes).collect::<Vec<_>>());
-    batch.delete(&PUBLISHING, &gone.iter().copied().map(mark).collect::<Vec<_>>());
-    (batch, gone)
-}
-
-fn elements(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
-    host.ruleset("reading it", |ruleset| ruleset.elements(set))
-}
-
 /// Leads clients of UDP that sent to these ports before they were published to `ip` from now on: the
 /// kernel remembers where their flows went as long as they send. A TCP client connects anew.
 fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
@@ -262,6 +177,10 @@ fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn elements(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
+    host.ruleset("reading it", |ruleset| ruleset.elements(set))
 }
 
 /// What the fuzz targets check here.

@@ -172,11 +172,14 @@ impl Lookup for Ports<'_, '_> {
         if listeners.hold(mapping) {
             return Ok(There::Taken(Failed::PortInUse(*mapping)));
         }
+        let places = self.conflicting(mapping)?;
+        let found = self.host.ruleset("reading it", |ruleset| {
+            let key = |host_ip| encode::key(&Mapping { host_ip, ..*mapping });
+            let mut look = |ip| Ok(ruleset.element(&PORTS, key(ip))?.map(|element| (ip, element)));
+            places.into_iter().filter_map(|ip| look(ip).transpose()).collect::<Result<Vec<_>, _>>()
+        })?;
         let mut there = There::Nothing;
-        for host_ip in self.conflicting(mapping)? {
-            let key = encode::key(&Mapping { host_ip, ..*mapping });
-            let found = self.host.ruleset("reading it", |ruleset| ruleset.element(&PORTS, key))?;
-            let Some(element) = found else { continue };
+        for (host_ip, element) in found {
             let own = self.own.map(|ip| encode::value(ip, mapping));
             if host_ip == mapping.host_ip && Some(&element.value) == own.as_ref() {
                 return Ok(There::Itself);
@@ -200,5 +203,53 @@ impl Lookup for Ports<'_, '_> {
             *ip == own && Mapping { host_port: 0, ..*port } == Mapping { host_port: 0, ..*mapping }
         };
         Ok(all.filter(alike).map(|(_, port)| port.host_port).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::ports::Publication;
+
+    /// A host on which these ports are published already, and lead to the container or to another one.
+    struct Fake(Vec<(u16, bool)>);
+
+    impl Lookup for Fake {
+        fn there(&mut self, mapping: &Mapping) -> Result<There> {
+            let found = self.0.iter().find(|(port, _)| *port == mapping.host_port);
+            Ok(match found {
+                None => There::Nothing,
+                Some((_, true)) => There::Itself,
+                Some((_, false)) => There::Taken(Failed::PortInUse(*mapping)),
+            })
+        }
+
+        fn given(&mut self, _: &Mapping) -> Result<Vec<u16>> {
+            Ok(self.0.iter().filter(|(_, own)| *own).map(|(port, _)| *port).collect())
+        }
+    }
+
+    fn planned(there: &[(u16, bool)], asked: &[&str]) -> Result<Vec<(u16, bool)>> {
+        let grant = Grant { publish: Some(vec!["8000-8003".parse().unwrap()]), ..Grant::default() };
+        let mappings = asked.iter().map(|text| text.parse::<Publication>().unwrap().0[0]);
+        let mappings: Vec<_> = mappings.collect();
+        let plan = plan(&mut Fake(there.to_vec()), &grant, &mappings)?;
+        Ok(plan.all.iter().map(|port| (port.host_port, plan.added.contains(port))).collect())
+    }
+
+    #[test]
+    fn a_port_is_added_unless_it_is_there() {
+        assert_eq!(planned(&[], &["8000:80"]).unwrap(), [(8000, true)]);
+        assert_eq!(planned(&[(8000, true)], &["8000:80"]).unwrap(), [(8000, false)]);
+        assert!(planned(&[(8000, false)], &["8000:80"]).is_err());
+    }
+
+    #[test]
+    fn for_0_it_is_the_port_that_leads_there_or_the_lowest_free_one() {
+        assert_eq!(planned(&[(8001, true)], &["0:80"]).unwrap(), [(8001, false)]);
+        let both = planned(&[(8000, false)], &["0:80", "0:81", "8001:82"]).unwrap();
+        assert_eq!(both, [(8002, true), (8003, true), (8001, true)]);
+        let full: Vec<_> = (8000..=8003).map(|port| (port, false)).collect();
+        assert!(planned(&full, &["0:80"]).is_err());
     }
 }
