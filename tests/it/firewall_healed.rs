@@ -408,3 +408,27 @@ fn a_table_of_the_same_name_in_another_family_is_not_touched() {
     assert_eq!(world.sh("nft list table ip netsetgo"), theirs);
     assert_eq!(answer(&pod), "remote 192.0.2.1");
 }
+
+#[test]
+fn tables_of_another_version_are_made_anew() {
+    for publish in ["", "-publish 8080:80"] {
+        let world = World::with_policy(&policy(""));
+        // As an earlier version made them: other keys, other flags, a set that is gone.
+        world.sh(
+            "nft 'table inet netsetgo {
+                 set seen { type mark . mark . mark; flags timeout; }
+                 set publishing { type ipv4_addr; flags timeout; elements = { 10.10.10.2 } }
+                 map ports { type inet_proto . inet_service : ipv4_addr . inet_service; flags timeout
+                             elements = { tcp . 8080 : 10.10.10.2 . 80 } }
+                 set live { type inet_proto . inet_service . ipv4_addr . inet_service; flags timeout; }
+                 chain leaving { type filter hook postrouting priority filter; }
+             }'",
+        );
+        let pod = world.alice().container();
+        world.alice().netsetgo(format!("-pid {pod} {publish}")).done();
+        let fresh = World::with_policy(&policy(""));
+        let other = fresh.alice().container();
+        fresh.alice().netsetgo(format!("-pid {other} {publish}")).done();
+        same(&content(&world), &content(&fresh), publish);
+    }
+}

@@ -135,7 +135,11 @@ impl Ruleset {
         let mut attributes = in_set(table, set);
         attributes.push(SetElementList::Elements(vec![batch::element(&Element::key(key))]));
         let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        let answer: Option<Answer> = found(self.netlink.ask(message(table, question)))?;
+        let answer: Option<Answer> = match self.netlink.ask(message(table, question)) {
+            // Its keys have another length: the set was made by another version of this program.
+            Err(error) if error.is(Errno::EINVAL) => None,
+            answer => found(answer)?,
+        };
         Ok(answer.iter().flat_map(elements).next())
     }
 
