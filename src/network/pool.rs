@@ -30,12 +30,12 @@ impl Pool {
         Ipv4Addr::from_bits(plain + past_the_bridge)
     }
 
-    /// All of them, from the lowest.
+    /// All of them, the lowest first.
     pub fn all(self) -> impl Iterator<Item = Ipv4Addr> {
         (0..self.len()).map(move |position| self.nth(position))
     }
 
-    /// The same as ranges, each with its first and its last: those below the bridge's and above.
+    /// The same as ranges with their first and last address: below the bridge's address, and above it.
     pub fn ranges(self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         let beside =
             |step: i32| Ipv4Addr::from_bits(self.bridge.ip.to_bits().wrapping_add_signed(step));
@@ -45,11 +45,11 @@ impl Pool {
     }
 }
 
-/// The lowest free one of `count` places that are filled from the lowest up, in a number of looks
-/// that grows with the logarithm of how many are taken. Where holes have been left it is a free one
-/// all the same, and `None` is said only after a look at each.
+/// The lowest free place of `count`, if they are filled from the lowest up. The number of looks grows with
+/// the logarithm of how many are taken. Where places in between are free it may give a higher one. It gives
+/// `None` only after a look at each.
 pub fn lowest_free(count: u32, mut taken: impl FnMut(u32) -> Result<bool>) -> Result<Option<u32>> {
-    // Everything is taken at `low` and nothing at `high`, as far as one look each tells.
+    // The place `low` is taken, and the place `high` is free.
     let mut low = None;
     let mut high = 0;
     while high < count && taken(high)? {
