@@ -7,6 +7,9 @@ use nix::libc;
 use crate::publish::{published, three_users};
 use crate::world::{ALICE, Container, HOST, Part, Stage, Trace, User, World, stages};
 
+/// Asks for an address, whichever user had it before.
+const AT: &str = "-containerAddress 10.10.10.2/24";
+
 /// All that there is to see of the network inside.
 #[track_caller]
 fn inside(pod: &Container<'_>) -> String {
@@ -253,8 +256,7 @@ fn old_clients_of_a_deleted_containers_port_reach_no_container() {
         assert_eq!(conversation.again(), "alice 192.0.2.9");
     }
     delete(&alice, &pod);
-    let heir = world.bob().attached();
-    assert_eq!(heir.address(), "10.10.10.2/24");
+    let heir = published(&world.bob(), AT);
     heir.inside().serves("bob", "80");
     let asked = |user: &User<'_>| ["tcp", "udp"].map(|protocol| user.asks(protocol, HOST, 8080));
     for conversation in &mut held {
@@ -311,8 +313,7 @@ fn stopped_anywhere_it_holds_no_other_run_up_and_another_delete_completes_it() {
     assert!(places.len() > 20, "only {} stages", places.len());
     assert_eq!(first.links(), ["lo"]);
     for place in places {
-        let pod = published(&alice, "-publish 8080:80");
-        assert_eq!(pod.address(), "10.10.10.2/24");
+        let pod = published(&alice, &format!("{AT} -publish 8080:80"));
         let run = Trace::of(&alice, call(&pod));
         let Some(frozen) = run.freeze(|stage| stage.is(&place)) else { continue };
         // Others go on, whatever they do.
@@ -323,8 +324,7 @@ fn stopped_anywhere_it_holds_no_other_run_up_and_another_delete_completes_it() {
         assert_eq!((pod.links(), world.leases()), (vec!["lo".to_owned()], Vec::new()));
         assert_eq!(world.elements().len(), 0, "{place:?}");
         // The next container keeps what it has when the stopped run goes on.
-        bob.netsetgo(format!("-pid {other} -publish 8080:80")).done();
-        assert_eq!(other.address(), "10.10.10.2/24");
+        bob.netsetgo(format!("-pid {other} {AT} -publish 8080:80")).done();
         let outcome = world.unchanged(|| frozen.thaw());
         assert_eq!(outcome.status, 0, "{place:?}: {outcome:?}");
         other.kill();

@@ -172,11 +172,11 @@ fn a_resolv_conf_that_cannot_be_printed_is_an_error_and_leaves_no_veth_pair() {
     for closed in [">/dev/full", ">&-", "</dev/null 1<&0"] {
         let pod = alice.container();
         let attach = format!("netsetgo -pid {pod} -resolvconf {closed}");
-        world.unchanged(|| alice.sh(&attach)).failed("standard output");
+        world.undone(|| alice.sh(&attach)).failed("standard output");
         assert_eq!(pod.links(), ["lo"]);
         // Nor does it take away what was there.
         alice.netsetgo(format!("-pid {pod}")).done();
-        world.unchanged(|| alice.sh(&attach)).failed("standard output");
+        world.undone(|| alice.sh(&attach)).failed("standard output");
         assert_eq!(pod.address(), "10.10.10.3/24");
         pod.kill();
         world.until_leases_are(&["ns1000-0"]);

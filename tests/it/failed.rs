@@ -239,7 +239,7 @@ fn standard_output_that_takes_nothing_is_an_error() {
     ] {
         let pod = alice.container();
         let attach = format!("{before} netsetgo -pid {pod} -json {after}");
-        world.unchanged(|| alice.sh(&attach)).failed("standard output");
+        world.undone(|| alice.sh(&attach)).failed("standard output");
         // Where nothing is to be said, nothing is amiss.
         alice.netsetgo(format!("-pid {pod} {after}")).done();
         pod.kill();

@@ -255,7 +255,7 @@ impl World {
     }
 
     /// Everything that a run may change, on the host and inside each container that still lives.
-    fn snapshot(&self) -> String {
+    fn snapshot(&self, ruleset: &str) -> String {
         let containers: Vec<_> = self.containers.borrow().iter().map(u32::to_string).collect();
         let seen = self.sh(&format!(
             "look='ip -d link; ip -4 addr; ip -4 route show table all; ip rule'
@@ -267,15 +267,27 @@ impl World {
              done",
             containers.join(" ")
         ));
-        (seen + &self.sh("nft list ruleset")).lines().map(|line| steady(line) + "\n").collect()
+        (seen + ruleset).lines().map(|line| steady(line) + "\n").collect()
     }
 
     /// Does something that must change nothing, neither on the host nor inside a container.
     #[track_caller]
     pub(crate) fn unchanged<T>(&self, act: impl FnOnce() -> T) -> T {
-        let before = self.snapshot();
+        self.same_before_and_after(act, || self.sh("nft list ruleset"))
+    }
+
+    /// Does something that must change nothing, but that may have leased an address for a moment: the
+    /// host remembers the user who had it.
+    #[track_caller]
+    pub(crate) fn undone<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.same_before_and_after(act, || self.ruleset())
+    }
+
+    #[track_caller]
+    fn same_before_and_after<T>(&self, act: impl FnOnce() -> T, ruleset: impl Fn() -> String) -> T {
+        let before = self.snapshot(&ruleset());
         let result = act();
-        let after = self.snapshot();
+        let after = self.snapshot(&ruleset());
         if before != after {
             let lost: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
             let new: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();

@@ -73,7 +73,7 @@ impl<'w> User<'w> {
     /// Runs the helper, which has to fail and leave everything as it is.
     #[track_caller]
     pub(crate) fn failed(&self, arguments: impl AsRef<str>, phrase: &str) -> String {
-        self.world.unchanged(|| self.netsetgo(arguments)).failed(phrase)
+        self.world.undone(|| self.netsetgo(arguments)).failed(phrase)
     }
 
     /// Starts a container: user and network namespaces of its own, and a process that sleeps there.
