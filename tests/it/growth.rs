@@ -1,7 +1,7 @@
 //! Growth: what containers leave behind when they are gone has a bound.
 
 use crate::publish::{published, three_users};
-use crate::world::{ALICE, Container, User, World};
+use crate::world::{ALICE, Container, Part, Trace, User, World};
 
 /// How many lines the host's ruleset has, with all that it lists.
 fn lines(world: &World) -> usize {
@@ -100,4 +100,32 @@ fn a_ruleset_does_not_grow() {
         assert_eq!(world.ruleset(), one);
         alice.netsetgo(format!("-pid {pod}")).done();
     }
+}
+
+#[test]
+fn to_publish_takes_as_many_steps_beside_15000_ports_of_others_as_beside_none() {
+    let world = three_users();
+    let alice = world.alice();
+    alice.attached();
+    let steps = || {
+        let pod = alice.container();
+        let mut steps = 0;
+        let run = Trace::of(&alice, format!("netsetgo -pid {pod} -publish 8000-8004:80-84"));
+        let _ = run.watch(|stage| steps += usize::from(stage.part == Part::Parent)).done();
+        alice.netsetgo(format!("-delete -pid {pod}")).done();
+        steps
+    };
+    // The address is alice's from the first time on.
+    steps();
+    let beside_none = steps();
+    let ports: String = (0..15_000)
+        .map(|n| {
+            let at = format!("127.1.{}.{} . 6 . 8100", n / 250, n % 250);
+            format!("add element inet netsetgo ports {{ {at} : 10.10.10.9 . 80 }}\n")
+        })
+        .collect();
+    std::fs::write(world.path("/run/ports"), ports).unwrap();
+    world.sh("nft -f /run/ports");
+    let beside_many = steps();
+    assert!(beside_many <= beside_none + 2, "{beside_many}, and {beside_none} without them");
 }
