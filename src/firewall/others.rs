@@ -1,15 +1,18 @@
 //! Other firewalls on the host. What another table drops stays dropped, whatever netsetgo's tables
 //! accept. Other tables are never changed; `-check` tells the admin.
-
-use std::mem;
+//!
+//! A chain with the policy drop certainly drops a packet if no rule that the packet reaches may accept it.
+//! An expression that cannot be judged is one that may match. Attributes have the numbers of
+//! `linux/netfilter/nf_tables.h`.
 
 use nix::libc::{RT_TABLE_MAIN, RTA_OIF};
 
 use super::NAME;
 use super::elements::padded;
+use super::tables::set;
 use crate::kernel::answer::Attributes;
-use crate::kernel::link::By;
-use crate::kernel::nftables::{NFPROTO_INET, NFPROTO_IPV4, SeenChain, SeenRule, Table};
+use crate::kernel::link::{By, Link};
+use crate::kernel::nftables::{Answer, NFPROTO_INET, NFPROTO_IPV4, Table};
 use crate::kernel::route;
 use crate::network::Host;
 use crate::report::error::{Failed, Result};
@@ -25,23 +28,29 @@ const DROP: u32 = 0;
 pub fn find_drop(host: &mut Host, grant: &Grant) -> Result<Option<String>> {
     let packet = first_packet(host, grant)?;
     host.ruleset("reading the other tables", |ruleset| {
-        for SeenChain { family, hook, policy, table, name } in ruleset.base_chains()? {
-            let family_name = match family {
-                NFPROTO_INET => "inet",
-                NFPROTO_IPV4 => "ip",
+        for chain in ruleset.chains()? {
+            let family = match chain.header {
+                [NFPROTO_INET, ..] => "inet",
+                [NFPROTO_IPV4, ..] => "ip",
                 _ => continue,
             };
-            let at = Table { family, name: &table };
-            if (hook, policy) != (FORWARD, DROP) || table == NAME || !ruleset.has_table(at)? {
+            let [table, name] = [1, 3].map(|kind| chain.text(kind).unwrap_or_default());
+            let hook = chain.nested(4).and_then(|hook| hook.number_be(1));
+            let drops = (hook, chain.number_be(5)) == (Some(FORWARD), Some(DROP));
+            let at = Table { family: chain.header[0], name: &table };
+            if !drops || table == NAME || !ruleset.has_table(at)? {
                 continue;
             }
             let rules = ruleset.rules(at)?;
-            let mut has = |set: &str, key| Some(ruleset.element_in(at, set, key).ok()?.is_some());
+            let mut has = |name: &str, key| {
+                let element = ruleset.element(&set(at, name, &[], ""), key);
+                element.ok().map(|element| element.is_some())
+            };
             if !may_accept(&rules, &name, &packet, &mut has) {
                 let bridge = &grant.bridge;
-                let accept = format!("nft insert rule {family_name} {table} {name}");
+                let accept = format!("nft insert rule {family} {table} {name}");
                 return Ok(Some(format!(
-                    "another firewall drops what containers send (table {family_name} {table}, \
+                    "another firewall drops what containers send (table {family} {table}, \
                      chain {name}); to let it through: {accept} iifname {bridge} accept && \
                      {accept} oifname {bridge} accept"
                 )));
@@ -68,30 +77,31 @@ fn first_packet(host: &mut Host, grant: &Grant) -> Result<Vec<Field>> {
         Some(index) => host.link(By::Index(index))?,
         None => None,
     };
-    let mut fields = vec![
-        ("meta", 6, padded(&grant.bridge)),
-        ("meta", 15, vec![NFPROTO_IPV4]),
-        ("meta", 16, vec![Protocol::Tcp.number()]),
-        ("ct", 0, NEW.to_ne_bytes().to_vec()),
+    let index = |key, link: &Link| ("meta", key, link.index.to_ne_bytes().to_vec());
+    let out_name = |link: &Link| Some(("meta", 7, padded(&link.name.parse().ok()?)));
+    let fields = [
+        Some(("meta", 6, padded(&grant.bridge))),
+        Some(("meta", 15, vec![NFPROTO_IPV4])),
+        Some(("meta", 16, vec![Protocol::Tcp.number()])),
+        Some(("ct", 0, NEW.to_ne_bytes().to_vec())),
+        host.link(By::Name(&grant.bridge))?.map(|link| index(4, &link)),
+        out.as_ref().map(|link| index(5, link)),
+        out.as_ref().and_then(out_name),
     ];
-    for (link, key) in [(host.link(By::Name(&grant.bridge))?, 4), (out.clone(), 5)] {
-        fields.extend(link.map(|link| ("meta", key, link.index.to_ne_bytes().to_vec())));
-    }
-    fields.extend(out.and_then(|link| Some(("meta", 7, padded(&link.name.parse().ok()?)))));
-    Ok(fields)
+    Ok(fields.into_iter().flatten().collect())
 }
 
 /// Whether the set of this name has this key; `None` if that cannot be told.
 type Has<'a> = dyn FnMut(&str, Vec<u8>) -> Option<bool> + 'a;
 
 /// Whether a rule that the packet may reach from this chain may accept it.
-fn may_accept(rules: &[SeenRule], base: &str, packet: &[Field], has: &mut Has) -> bool {
+fn may_accept(rules: &[Answer], base: &str, packet: &[Field], has: &mut Has) -> bool {
     let mut chains = vec![base.to_owned()];
     let mut walked = 0;
     while let Some(name) = chains.get(walked).cloned() {
         walked += 1;
-        for rule in rules.iter().filter(|rule| rule.chain == name) {
-            match outcome(&rule.expressions, packet, has) {
+        for rule in rules.iter().filter(|rule| rule.text(2).as_ref() == Some(&name)) {
+            match outcome(rule.get(4).unwrap_or_default(), packet, has) {
                 Outcome::Accept => return true,
                 Outcome::Call(chain) if !chains.contains(&chain) => chains.push(chain),
                 _ => {}
@@ -110,24 +120,23 @@ enum Outcome {
     Other,
 }
 
-/// An expression that cannot be judged is one that may match. Attributes have the numbers of
-/// `linux/netfilter/nf_tables.h`.
 fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
     const VERDICT: Option<u32> = Some(0);
     // The register that the expression before has loaded, and the value if that is known.
-    let mut loaded: (Option<u32>, Option<Vec<u8>>) = (None, None);
-    for (_, expression) in Attributes::read(expressions).iter() {
-        let expression = Attributes::read(expression);
+    let mut loaded: Option<(u32, Vec<u8>)> = None;
+    for (_, expression) in Attributes(expressions).iter() {
+        let expression = Attributes(expression);
         let name = expression.text(1).unwrap_or_default();
-        let data = Attributes::read(expression.get(2).unwrap_or_default());
-        let constant = |kind| Some(data.nested(kind)?.get(1)?.to_vec());
+        let data = Attributes(expression.get(2).unwrap_or_default());
         let number = |kind| data.number_be(kind);
-        let (register, value) = mem::take(&mut loaded);
-        let value = |from| value.filter(|_| register == number(from));
+        let constant = |kind| Some(data.nested(kind)?.get(1)?.to_vec());
+        let before = loaded.take();
+        let value = |from| Some(before.filter(|(register, _)| number(from) == Some(*register))?.1);
         let matches = match (name.as_str(), data.text(1).unwrap_or_default().as_str()) {
             ("meta" | "ct", _) => {
-                let field = |(kind, key, _): &&Field| *kind == name && Some(*key) == number(2);
-                loaded = (number(1), packet.iter().find(field).map(|(.., value)| value.clone()));
+                let is_it = |(kind, key, _): &&Field| *kind == name && Some(*key) == number(2);
+                let known = packet.iter().find(is_it).map(|(.., value)| value.clone());
+                loaded = number(1).zip(known);
                 None
             }
             ("bitwise", _) if number(6).unwrap_or_default() == 0 => {
@@ -137,7 +146,7 @@ fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
                     let bytes = value.iter().zip(&mask).zip(&xor);
                     bytes.map(|((value, mask), xor)| value & mask ^ xor).collect()
                 };
-                loaded = (number(2), value(1).map(masked));
+                loaded = number(2).zip(value(1).map(masked));
                 None
             }
             ("cmp", _) => match (number(2), value(1), constant(3)) {
@@ -155,7 +164,8 @@ fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
             }
             ("match", "conntrack") => is_new(data.get(3).unwrap_or_default()),
             ("immediate", _) if number(1) == VERDICT => {
-                let verdict = data.nested(2).and_then(|data| data.nested(2));
+                let data = data.nested(2);
+                let verdict = data.as_ref().and_then(|data| data.nested(2));
                 let code = verdict.as_ref().and_then(|verdict| verdict.number_be(1));
                 return match (code.map(u32::cast_signed), verdict.and_then(|v| v.text(2))) {
                     // `drop` and `return`; `jump` and `goto`.

@@ -37,23 +37,23 @@ impl Chain {
     }
 }
 
-const fn set(
-    table: Table<'static>,
-    name: &'static str,
-    key: &'static [Kind],
-    comment: &'static str,
-) -> Set {
+pub const fn set<'a>(
+    table: Table<'a>,
+    name: &'a str,
+    key: &'a [Kind],
+    comment: &'a str,
+) -> Set<'a> {
     Set { table, name, comment, key, value: &[], ranges: false }
 }
 
-impl Set {
+impl Set<'_> {
     /// Its elements are ranges of keys.
-    const fn ranges(self) -> Set {
+    const fn ranges(self) -> Self {
         Set { ranges: true, ..self }
     }
 
     /// It is a map to these values.
-    const fn to(self, value: &'static [Kind]) -> Set {
+    const fn to(self, value: &'static [Kind]) -> Self {
         Set { value, ..self }
     }
 }

@@ -7,8 +7,8 @@ use std::net::Ipv4Addr;
 use std::ops::Deref;
 
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NetlinkDeserializable, NetlinkHeader, Nla,
-    NlasIterator,
+    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLA_HEADER_SIZE, NetlinkDeserializable,
+    NetlinkHeader, Nla, NlasIterator,
 };
 
 /// An answer: a fixed structure of so many bytes, and attributes.
@@ -16,7 +16,7 @@ use netlink_packet_core::{
 pub struct Answer<const HEADER: usize> {
     /// The fixed structure.
     pub header: [u8; HEADER],
-    attributes: Attributes,
+    attributes: Attributes<Vec<u8>>,
 }
 
 impl<const HEADER: usize> NetlinkDeserializable for Answer<HEADER> {
@@ -24,32 +24,30 @@ impl<const HEADER: usize> NetlinkDeserializable for Answer<HEADER> {
 
     fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         let (header, rest) = payload.split_first_chunk().ok_or("too short")?;
-        Ok(Answer { header: *header, attributes: Attributes::read(rest) })
+        Ok(Answer { header: *header, attributes: Attributes(rest.to_vec()) })
     }
 }
 
 impl<const HEADER: usize> Deref for Answer<HEADER> {
-    type Target = Attributes;
+    type Target = Attributes<Vec<u8>>;
 
-    fn deref(&self) -> &Attributes {
+    fn deref(&self) -> &Self::Target {
         &self.attributes
     }
 }
 
-/// Attributes: kinds and values.
+/// Attributes, as the kernel wrote them.
 #[derive(Debug)]
-pub struct Attributes(Vec<(u16, Vec<u8>)>);
+pub struct Attributes<B>(pub B);
 
-impl Attributes {
-    /// Reads attributes, up to the first that is malformed.
-    pub fn read(bytes: &[u8]) -> Attributes {
-        let attributes = NlasIterator::new(bytes).map_while(Result::ok);
-        Attributes(attributes.map(|one| (one.kind(), one.value().to_vec())).collect())
-    }
-
-    /// The kinds and values, in their order.
+impl<B: AsRef<[u8]>> Attributes<B> {
+    /// The kinds and values in their order, up to the first attribute that is malformed.
     pub fn iter(&self) -> impl Iterator<Item = (u16, &[u8])> {
-        self.0.iter().map(|(kind, value)| (*kind, value.as_slice()))
+        NlasIterator::new(self.0.as_ref()).map_while(|attribute| {
+            let attribute = attribute.ok()?;
+            let (kind, end) = (attribute.kind(), NLA_HEADER_SIZE + attribute.value_length());
+            Some((kind, attribute.into_inner().get(NLA_HEADER_SIZE..end)?))
+        })
     }
 
     /// The value of the attribute of this kind, if there is one.
@@ -58,8 +56,8 @@ impl Attributes {
     }
 
     /// The attributes in the attribute of this kind.
-    pub fn nested(&self, kind: u16) -> Option<Attributes> {
-        self.get(kind).map(Attributes::read)
+    pub fn nested(&self, kind: u16) -> Option<Attributes<&[u8]>> {
+        self.get(kind).map(Attributes)
     }
 
     /// The number in the attribute of this kind, in the machine's byte order.
@@ -116,9 +114,9 @@ mod tests {
         assert!(parse(&[1, 2, 3]).is_err());
         // What is cut short or makes no sense ends the list.
         for end in 4..attributes.len() {
-            assert!(Attributes::read(attributes.get(..end).unwrap()).0.len() < 3);
+            assert!(Attributes(&attributes[..end]).iter().count() < 3);
         }
-        assert!(Attributes::read(&nla(3, 1)).0.is_empty());
-        assert!(Attributes::read(&nla(u16::MAX, 1)).0.is_empty());
+        assert!(Attributes(nla(3, 1)).iter().count() == 0);
+        assert!(Attributes(nla(u16::MAX, 1)).iter().count() == 0);
     }
 }

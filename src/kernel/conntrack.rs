@@ -12,10 +12,9 @@ use std::net::Ipv4Addr;
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
 use netlink_packet_netfilter::conntrack::{ConntrackMessage, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
-use nix::errno::Errno;
 
 use crate::kernel::answer::{Answer, nested};
-use crate::kernel::netlink::{Error, Netlink};
+use crate::kernel::netlink::{Change, Error, Netlink, found};
 use crate::request::address::Cidr;
 use crate::request::ports::Mapping;
 
@@ -23,27 +22,20 @@ use crate::request::ports::Mapping;
 const GET: u8 = 1;
 const DELETE: u8 = 2;
 
-/// Attributes of the same file.
+/// Attributes of a flow, and of an end in its tuples (same file).
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
 const FILTER: u16 = 25;
-const TUPLE_IP: u16 = 1;
-const TUPLE_PROTO: u16 = 2;
-const IP_V4_SRC: u16 = 1;
-const IP_V4_DST: u16 = 2;
-const PROTO_SRC_PORT: u16 = 2;
-const PROTO_DST_PORT: u16 = 3;
-const FILTER_ORIGINAL_FLAGS: u16 = 1;
-const FILTER_REPLY_FLAGS: u16 = 2;
+const SOURCE: u16 = 1;
+const DESTINATION: u16 = 2;
 
-/// What of a tuple a dump is filtered by (`CTA_FILTER_F_*`, `net/netfilter/nf_internals.h`, Linux 5.8).
-const BY_PROTO_NUM: u32 = 1 << 3;
-const BY_DST_PORT: u32 = 1 << 5;
+/// How many flows one message deletes: the kernel's answers have to fit into the socket's buffer.
+const AT_ONCE: usize = 100;
 
 /// The requests that delete flows, by the address of the container that they belong to. A request names
 /// the tuple of a flow and its id, which no other flow ever has.
-pub type Flows = BTreeMap<Ipv4Addr, Vec<NetfilterMessage>>;
+pub type Flows = BTreeMap<Ipv4Addr, Vec<Change<NetfilterMessage>>>;
 
 /// What of the host decides which flows a published port would have received.
 #[derive(Debug)]
@@ -61,11 +53,9 @@ pub fn leading_elsewhere(
     ip: Ipv4Addr,
     own: &Own,
 ) -> Result<Flows, Error> {
-    let flows: Vec<Answer<4>> = netlink.ask_all(flows_to(mapping))?;
-    let is_one = |flow: &Answer<4>| {
-        let sent_to = end(flow, TUPLE_ORIGINAL, IP_V4_DST, PROTO_DST_PORT);
-        let leads_to = end(flow, TUPLE_REPLY, IP_V4_SRC, PROTO_SRC_PORT);
-        let (Some(sent_to), Some(leads_to)) = (sent_to, leads_to) else { return false };
+    collect(netlink, flows_to(mapping), |flow| {
+        let (sent_to, leads_to) =
+            (end(flow, TUPLE_ORIGINAL, DESTINATION)?, end(flow, TUPLE_REPLY, SOURCE)?);
         let elsewhere = if leads_to == sent_to {
             // To the host itself: to no program, or to one that keeps it.
             !own.in_use
@@ -74,11 +64,11 @@ pub fn leading_elsewhere(
             leads_to.0 != sent_to.0 && leads_to != (ip, mapping.container_port)
         };
         // A flow to another machine never met a published port.
-        elsewhere
+        let is_one = elsewhere
             && own.addresses.iter().any(|range| range.contains(sent_to.0))
-            && mapping.host_ip.is_none_or(|ip| ip == sent_to.0)
-    };
-    Ok(by_container(&flows, |flow| is_one(flow).then_some(ip)))
+            && mapping.host_ip.is_none_or(|ip| ip == sent_to.0);
+        is_one.then_some(ip)
+    })
 }
 
 /// The flows of containers whose address `is_meant` says is meant: those that the container began, and
@@ -87,53 +77,57 @@ pub fn of_containers(
     netlink: &mut Netlink,
     is_meant: impl Fn(Ipv4Addr) -> bool,
 ) -> Result<Flows, Error> {
-    let flows: Vec<Answer<4>> = netlink.ask_all(message(GET, Vec::new()))?;
-    let container = |flow: &Answer<4>| {
-        let source = |tuple| address(flow, tuple, IP_V4_SRC);
-        [TUPLE_ORIGINAL, TUPLE_REPLY].into_iter().filter_map(source).find(|ip| is_meant(*ip))
-    };
-    Ok(by_container(&flows, container))
+    collect(netlink, message(GET, Vec::new()), |flow| {
+        let sources = [TUPLE_ORIGINAL, TUPLE_REPLY].map(|tuple| address(flow, tuple, SOURCE));
+        sources.into_iter().flatten().find(|ip| is_meant(*ip))
+    })
 }
 
-fn by_container(flows: &[Answer<4>], container: impl Fn(&Answer<4>) -> Option<Ipv4Addr>) -> Flows {
+/// The flows that answer `question`, as far as `container` says whose they are.
+fn collect(
+    netlink: &mut Netlink,
+    question: NetfilterMessage,
+    container: impl Fn(&Answer<4>) -> Option<Ipv4Addr>,
+) -> Result<Flows, Error> {
     let mut all = Flows::new();
-    for flow in flows {
-        if let (Some(ip), Some(deletion)) = (container(flow), deletion(flow)) {
+    for flow in netlink.ask_all(question)? {
+        if let (Some(ip), Some(deletion)) = (container(&flow), deletion(&flow)) {
             all.entry(ip).or_default().push(deletion);
         }
     }
-    all
+    Ok(all)
 }
 
 /// Makes the kernel forget flows, and no later flow between the same ends.
-pub fn forget(netlink: &mut Netlink, deletions: Vec<NetfilterMessage>) -> Result<(), Error> {
-    for deletion in deletions {
-        match netlink.change((deletion, 0)) {
-            // It has ended meanwhile.
-            Err(error) if error.is(Errno::ENOENT) => {}
-            done => done?,
-        }
+pub fn forget(
+    netlink: &mut Netlink,
+    mut deletions: Vec<Change<NetfilterMessage>>,
+) -> Result<(), Error> {
+    while !deletions.is_empty() {
+        let some = deletions.drain(..AT_ONCE.min(deletions.len())).collect();
+        // Some may have ended meanwhile. The kernel forgets the others all the same.
+        found(netlink.change_all(some))?;
     }
     Ok(())
 }
 
 /// The request to delete a flow.
-fn deletion(flow: &Answer<4>) -> Option<NetfilterMessage> {
+fn deletion(flow: &Answer<4>) -> Option<Change<NetfilterMessage>> {
     let tuple = DefaultNla::new(TUPLE_ORIGINAL | NLA_F_NESTED, flow.get(TUPLE_ORIGINAL)?.to_vec());
     let id = DefaultNla::new(ID, flow.get(ID)?.to_vec());
-    Some(message(DELETE, vec![tuple, id]))
+    Some((message(DELETE, vec![tuple, id]), 0))
 }
 
-/// The question for the flows to a port of the host. The filter says what of a tuple counts: the dump
-/// has the flows that agree in that.
+/// The question for the flows to a port of the host (Linux 5.8). The filter says what of a tuple counts:
+/// the dump has the flows that agree in that.
 fn flows_to(mapping: &Mapping) -> NetfilterMessage {
     let protocol = Tuple::Proto(vec![
         ProtoTuple::Protocol(mapping.protocol.number().into()),
         ProtoTuple::DestinationPort(mapping.host_port),
     ]);
-    let flags = |kind, flags: u32| DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
-    let filter =
-        [flags(FILTER_ORIGINAL_FLAGS, BY_PROTO_NUM | BY_DST_PORT), flags(FILTER_REPLY_FLAGS, 0)];
+    // CTA_FILTER_ORIG_FLAGS with CTA_FILTER_F_CTA_PROTO_NUM and _DST_PORT, CTA_FILTER_REPLY_FLAGS.
+    let flags = [(1, 1_u32 << 3 | 1 << 5), (2, 0)];
+    let filter = flags.map(|(kind, flags)| DefaultNla::new(kind, flags.to_ne_bytes().to_vec()));
     message(GET, vec![nested(TUPLE_ORIGINAL, &[protocol]), nested(FILTER, &filter)])
 }
 
@@ -144,15 +138,17 @@ fn message(message_type: u8, attributes: Vec<DefaultNla>) -> NetfilterMessage {
     NetfilterMessage::new(header, ConntrackMessage::Other { message_type, attributes })
 }
 
-/// One end of a flow: the address and the port of these kinds.
-fn end(flow: &Answer<4>, tuple: u16, ip: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
-    let protocol = flow.nested(tuple)?.nested(TUPLE_PROTO)?;
-    let port = u16::from_be_bytes(*protocol.get(port)?.first_chunk()?);
-    Some((address(flow, tuple, ip)?, port))
+/// One end of a flow: the address and the port.
+fn end(flow: &Answer<4>, tuple: u16, end: u16) -> Option<(Ipv4Addr, u16)> {
+    // CTA_TUPLE_PROTO. CTA_PROTO_NUM comes before the ports.
+    let port = *flow.nested(tuple)?.nested(2)?.get(end + 1)?.first_chunk()?;
+    Some((address(flow, tuple, end)?, u16::from_be_bytes(port)))
 }
 
-fn address(flow: &Answer<4>, tuple: u16, ip: u16) -> Option<Ipv4Addr> {
-    flow.nested(tuple)?.nested(TUPLE_IP)?.ipv4(ip)
+/// The address of one end of a flow.
+fn address(flow: &Answer<4>, tuple: u16, end: u16) -> Option<Ipv4Addr> {
+    // CTA_TUPLE_IP.
+    flow.nested(tuple)?.nested(1)?.ipv4(end)
 }
 
 #[cfg(test)]
@@ -173,6 +169,6 @@ mod tests {
         let kinds: Vec<_> = attributes.iter().map(|one| (one.kind(), one.nested_flag())).collect();
         assert_eq!(kinds, [(TUPLE_ORIGINAL, true), (FILTER, true)]);
         let udp = NlasIterator::new(attributes[0].value()).next().unwrap().unwrap();
-        assert_eq!((udp.kind(), udp.nested_flag()), (TUPLE_PROTO, true));
+        assert_eq!((udp.kind(), udp.nested_flag()), (2, true));
     }
 }

@@ -16,7 +16,7 @@ use nix::libc::{
 };
 
 use crate::kernel::answer;
-use crate::kernel::netlink::{Change, Error, Netlink};
+use crate::kernel::netlink::{Change, Error, Netlink, found};
 use crate::request::address::{IfName, Mac};
 
 /// What this program needs to know of an interface.
@@ -100,11 +100,8 @@ fn skip_counters() -> LinkAttribute {
 
 /// Looks an interface up; `None` when there is none.
 pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
-    match netlink.ask(RouteNetlinkMessage::GetLink(about(by, vec![skip_counters()]))) {
-        Ok(answer) => Ok(Some(Answer::into(answer))),
-        Err(error) if error.is(Errno::ENODEV) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let question = RouteNetlinkMessage::GetLink(about(by, vec![skip_counters()]));
+    Ok(found(netlink.ask(question))?.map(Answer::into))
 }
 
 /// All interfaces of this kind.
@@ -126,12 +123,11 @@ pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
 
 /// The id by which this network namespace knows the one of a descriptor or process, if it does.
 pub fn namespace_id(netlink: &mut Netlink, of: Namespace) -> Result<Option<i32>, Error> {
-    /// `linux/net_namespace.h`
-    const NETNSA_NSID: u16 = 1;
     let mut question = NsidMessage::default();
     question.attributes = vec![of];
     let answer: answer::Answer<4> = netlink.ask(RouteNetlinkMessage::GetNsId(question))?;
-    Ok(answer.number(NETNSA_NSID).map(u32::cast_signed).filter(|id| *id >= 0))
+    // NETNSA_NSID (`linux/net_namespace.h`).
+    Ok(answer.number(1).map(u32::cast_signed).filter(|id| *id >= 0))
 }
 
 /// The request to change an interface. A "new link" without a flag to create one changes the existing

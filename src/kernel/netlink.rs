@@ -8,13 +8,14 @@
 //! its length, its type.
 
 use std::io;
+use std::num::NonZero;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST, NLMSG_ALIGNTO,
     NLMSG_NOOP, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc::MSG_TRUNC;
@@ -92,26 +93,13 @@ impl Netlink {
         Ok(netlink)
     }
 
-    /// Opens a socket to netfilter, likewise.
-    pub fn open_netfilter() -> Result<Netlink, Error> {
-        // NFT_MSG_GETRULE is answered by NFT_MSG_NEWRULE, and so on.
-        Netlink::connect(NETLINK_NETFILTER, 1)
-    }
-
-    /// Opens a socket to the service that tells of other sockets, `sock_diag(7)`, likewise.
-    pub fn open_sock_diag() -> Result<Netlink, Error> {
-        Netlink::connect(NETLINK_SOCK_DIAG, 0)
-    }
-
-    fn connect(service: isize, answers_below: u16) -> Result<Netlink, Error> {
+    /// Opens a socket to another service, likewise. The type of an answer is so far below the type of its
+    /// question.
+    pub fn connect(service: isize, answers_below: u16) -> Result<Netlink, Error> {
         let socket = Socket::new(service)?;
         // Connecting binds the socket as well. The kernel has port 0.
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Netlink::on(socket, answers_below))
-    }
-
-    fn on(socket: Socket, answers_below: u16) -> Netlink {
-        Netlink { socket, answers_below, sequence: 0, buffer: Vec::with_capacity(REPLY) }
+        Ok(Netlink { socket, answers_below, sequence: 0, buffer: Vec::with_capacity(REPLY) })
     }
 
     /// Whether an interface has the index `index`. Unlike a question for the interface itself this
@@ -133,22 +121,19 @@ impl Netlink {
         question: impl NetlinkSerializable,
     ) -> Result<Answer<H>, Error> {
         let answer = question.message_type() - self.answers_below;
-        let (first, bytes) = self.written(vec![(question, 0)]);
-        self.send(&bytes)?;
-        self.replies(first, answer)?.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
+        let mut objects = self.exchange(vec![(question, 0)], answer)?;
+        objects.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
     }
 
     /// Asks for all objects that the filter of the question lets through. The error is EINTR if they
     /// changed during each of several tries.
     pub fn ask_all<const H: usize>(
         &mut self,
-        question: impl NetlinkSerializable,
+        question: impl NetlinkSerializable + Clone,
     ) -> Result<Vec<Answer<H>>, Error> {
         let answer = question.message_type() - self.answers_below;
-        let (first, bytes) = self.written(vec![(question, NLM_F_DUMP)]);
         for _ in 0..DUMPS {
-            self.send(&bytes)?;
-            match self.replies(first, answer) {
+            match self.exchange(vec![(question.clone(), NLM_F_DUMP)], answer) {
                 Err(error) if error.is(Errno::EINTR) => {}
                 done => return done,
             }
@@ -176,15 +161,61 @@ impl Netlink {
     /// Sends changes, one of which has the flag that asks for an acknowledgement, and waits for that
     /// or for the first error.
     pub fn tell(&mut self, changes: Vec<Change<impl NetlinkSerializable>>) -> Result<(), Error> {
-        let (first, bytes) = self.written(changes);
-        self.send(&bytes)?;
         // No object is expected.
-        self.replies::<0>(first, NLMSG_NOOP).map(drop)
+        self.exchange::<0>(changes, NLMSG_NOOP).map(drop)
     }
 
-    /// Messages as bytes, with the next sequence numbers, and the first of these numbers.
-    fn written(&mut self, messages: Vec<Change<impl NetlinkSerializable>>) -> (u32, Vec<u8>) {
+    /// Sends requests with the next sequence numbers, and reads until the kernel has answered. Objects
+    /// come in messages of the type `answer`.
+    fn exchange<const H: usize>(
+        &mut self,
+        requests: Vec<Change<impl NetlinkSerializable>>,
+        answer: u16,
+    ) -> Result<Vec<Answer<H>>, Error> {
         let first = self.sequence.wrapping_add(1);
+        self.send(requests)?;
+        let mut objects = Vec::new();
+        let mut interrupted = false;
+        loop {
+            self.read()?;
+            let mut rest = self.buffer.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<Answer<H>>::deserialize(rest)
+                    .map_err(|error| Error::Reply(error.to_string()))?;
+                let header = message.header;
+                let length = (header.length as usize).next_multiple_of(ALIGNMENT);
+                rest = rest.get(length..).unwrap_or_default();
+                let request = header.sequence_number.wrapping_sub(first);
+                if request > self.sequence.wrapping_sub(first) {
+                    continue;
+                }
+                interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+                // The kernel's error numbers come negated.
+                let code = match message.payload {
+                    NetlinkPayload::InnerMessage(object) if header.message_type == answer => {
+                        objects.push(object);
+                        match header.flags & NLM_F_MULTIPART {
+                            0 => 0,
+                            _ => continue,
+                        }
+                    }
+                    NetlinkPayload::Error(error) => error.code.map_or(0, NonZero::get),
+                    // A dump during which something changed may lack an object.
+                    NetlinkPayload::Done(done) if interrupted && done.code == 0 => {
+                        -(Errno::EINTR as i32)
+                    }
+                    NetlinkPayload::Done(done) => done.code,
+                    _ => return Err(Error::Reply("of another type".to_owned())),
+                };
+                return match code {
+                    0 => Ok(objects),
+                    _ => Err(Error::Kernel(Errno::from_raw(code.wrapping_neg()), request as usize)),
+                };
+            }
+        }
+    }
+
+    fn send(&mut self, messages: Vec<Change<impl NetlinkSerializable>>) -> Result<(), Error> {
         let mut bytes = Vec::with_capacity(1024);
         for (message, flags) in messages {
             self.sequence = self.sequence.wrapping_add(1);
@@ -198,59 +229,9 @@ impl Netlink {
             bytes.resize(end.next_multiple_of(ALIGNMENT), 0);
             message.serialize(bytes.get_mut(start..end).unwrap_or_default());
         }
-        (first, bytes)
-    }
-
-    fn send(&self, bytes: &[u8]) -> Result<(), Error> {
-        match self.socket.send(bytes, 0)? {
+        match self.socket.send(&bytes, 0)? {
             sent if sent == bytes.len() => Ok(()),
             _ => Err(Error::Reply("request cut short".to_owned())),
-        }
-    }
-
-    /// Reads until the kernel has answered the requests from the one with the number `first` on. Objects
-    /// come in messages of the type `answer`.
-    fn replies<const H: usize>(
-        &mut self,
-        first: u32,
-        answer: u16,
-    ) -> Result<Vec<Answer<H>>, Error> {
-        let mut objects = Vec::new();
-        let mut interrupted = false;
-        loop {
-            self.read()?;
-            let mut rest = self.buffer.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<Answer<H>>::deserialize(rest)
-                    .map_err(|error| Error::Reply(error.to_string()))?;
-                let header = message.header;
-                let length = usize::try_from(header.length).unwrap_or(rest.len());
-                rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-                let request = header.sequence_number.wrapping_sub(first);
-                if request > self.sequence.wrapping_sub(first) {
-                    continue;
-                }
-                interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
-                let request = request as usize;
-                return Err(match message.payload {
-                    NetlinkPayload::InnerMessage(object) if header.message_type == answer => {
-                        objects.push(object);
-                        match header.flags & NLM_F_MULTIPART {
-                            0 => return Ok(objects),
-                            _ => continue,
-                        }
-                    }
-                    NetlinkPayload::Error(error) => match error.code {
-                        None => return Ok(objects),
-                        Some(code) => kernel(code.get(), request),
-                    },
-                    NetlinkPayload::Done(done) if done.code < 0 => kernel(done.code, request),
-                    // A dump during which something changed may lack an object.
-                    NetlinkPayload::Done(_) if interrupted => Error::Kernel(Errno::EINTR, request),
-                    NetlinkPayload::Done(_) => return Ok(objects),
-                    _ => Error::Reply("of another type".to_owned()),
-                });
-            }
         }
     }
 
@@ -270,9 +251,12 @@ impl Netlink {
     }
 }
 
-/// The kernel's error numbers come negated.
-fn kernel(code: i32, request: usize) -> Error {
-    Error::Kernel(Errno::from_raw(code.wrapping_neg()), request)
+/// What a request is about, or `None` if the kernel answers that there is no such thing.
+pub fn found<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Err(Error::Kernel(Errno::ENOENT | Errno::ENODEV, _)) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// What the fuzz targets check here.

@@ -11,11 +11,12 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::errno::Errno;
-use nix::libc::{IFA_LOCAL, RT_TABLE_LOCAL, RTA_DST, RTA_GATEWAY, RTA_OIF, RTN_LOCAL};
+use nix::libc::{
+    IFA_LOCAL, RT_TABLE_LOCAL, RT_TABLE_MAIN, RTA_DST, RTA_GATEWAY, RTA_OIF, RTN_LOCAL,
+};
 
 use crate::kernel::answer::Answer;
-use crate::kernel::netlink::{Change, Error, Netlink};
+use crate::kernel::netlink::{Change, Error, Netlink, found};
 use crate::request::address::{Cidr, Mac};
 
 /// A route: `struct rtmsg` (`linux/rtnetlink.h`) and attributes.
@@ -46,23 +47,20 @@ pub fn address(index: u32, address: Cidr) -> Change {
 /// The IPv4 addresses of the interface `index`; none if there is no such interface.
 pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>, Error> {
     let question = RouteNetlinkMessage::GetAddress(address_message(index, 0, Vec::new()));
-    let answers: Vec<Answer<8>> = match netlink.ask_all(question) {
-        // It was deleted a moment ago.
-        Err(error) if error.is(Errno::ENODEV) => Vec::new(),
-        other => other?,
-    };
-    let read = |answer: Answer<8>| {
+    let answers = found(netlink.ask_all(question))?.unwrap_or_default();
+    let read = |answer: &Answer<8>| {
         let [_, prefix, _, _, interface @ ..] = answer.header;
         let ip = answer.ipv4(IFA_LOCAL)?;
         Cidr::new(ip, prefix).filter(|_| u32::from_ne_bytes(interface) == index)
     };
-    Ok(answers.into_iter().filter_map(read).collect())
+    Ok(answers.iter().filter_map(read).collect())
 }
 
 /// The message about IPv4 routes with this header.
-fn route_message(header: RouteHeader, attributes: Vec<RouteAttribute>) -> RouteMessage {
+fn route_message(mut header: RouteHeader, attributes: Vec<RouteAttribute>) -> RouteMessage {
+    header.address_family = AddressFamily::Inet;
     let mut message = RouteMessage::default();
-    message.header = RouteHeader { address_family: AddressFamily::Inet, ..header };
+    message.header = header;
     message.attributes = attributes;
     message
 }
@@ -86,9 +84,8 @@ pub fn has_default_route(
     index: u32,
     gateway: Ipv4Addr,
 ) -> Result<bool, Error> {
-    Ok(routes(netlink, RouteHeader::RT_TABLE_MAIN)?.iter().any(|route| {
-        let [_, prefix, ..] = route.header;
-        prefix == 0
+    Ok(routes(netlink, RT_TABLE_MAIN)?.iter().any(|route| {
+        matches!(route.header, [_, 0, ..])
             && route.ipv4(RTA_GATEWAY) == Some(gateway)
             && route.number(RTA_OIF) == Some(index)
     }))
@@ -100,28 +97,19 @@ pub fn routes(netlink: &mut Netlink, table: u8) -> Result<Vec<Route>, Error> {
     netlink.ask_all(RouteNetlinkMessage::GetRoute(route_message(header, Vec::new())))
 }
 
-/// The host's own addresses, in ranges.
+/// The host's own addresses, in ranges: by the same table as `fib daddr type local` of `nft(8)`.
 pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Cidr>, Error> {
-    let local = |route: Route| match route.header {
+    let local = |route: &Route| match route.header {
         [_, prefix, _, _, _, _, _, RTN_LOCAL, ..] => Cidr::new(route.ipv4(RTA_DST)?, prefix),
         _ => None,
     };
-    Ok(routes(netlink, RT_TABLE_LOCAL)?.into_iter().filter_map(local).collect())
-}
-
-/// Whether `ip` is an address of the host: by the same table as `fib daddr type local` of `nft(8)`.
-pub fn is_local(netlink: &mut Netlink, ip: Ipv4Addr) -> Result<bool, Error> {
-    Ok(local_addresses(netlink)?.iter().any(|range| range.contains(ip)))
+    Ok(routes(netlink, RT_TABLE_LOCAL)?.iter().filter_map(local).collect())
 }
 
 /// The message about a neighbour at the interface `index`.
-fn neighbour_message(
-    family: AddressFamily,
-    index: u32,
-    attribute: NeighbourAttribute,
-) -> NeighbourMessage {
+fn neighbour(index: u32, attribute: NeighbourAttribute) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = family;
+    message.header.family = AddressFamily::Inet;
     message.header.ifindex = index;
     message.attributes = vec![attribute];
     message
@@ -131,8 +119,8 @@ fn neighbour_message(
 /// static sticky`). It is sticky, so that no other container moves it to its own port by sending from
 /// that address.
 pub fn forwarding_entry(port: u32, mac: Mac) -> Change {
-    let mac = NeighbourAttribute::LinkLayerAddress(mac.0.to_vec());
-    let mut message = neighbour_message(AddressFamily::Bridge, port, mac);
+    let mut message = neighbour(port, NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message.header.family = AddressFamily::Bridge;
     message.header.state = NeighbourState::Noarp;
     message.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
     (RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
@@ -141,10 +129,6 @@ pub fn forwarding_entry(port: u32, mac: Mac) -> Change {
 /// Has the kernel forget a neighbour at the interface `index`, and with it the packets that wait for
 /// its Ethernet address. It succeeds if there is no such neighbour or interface.
 pub fn forget_neighbour(netlink: &mut Netlink, index: u32, ip: Ipv4Addr) -> Result<(), Error> {
-    let ip = NeighbourAttribute::Destination(NeighbourAddress::Inet(ip));
-    let message = neighbour_message(AddressFamily::Inet, index, ip);
-    match netlink.change((RouteNetlinkMessage::DelNeighbour(message), 0)) {
-        Err(error) if error.is(Errno::ENOENT) || error.is(Errno::ENODEV) => Ok(()),
-        done => done,
-    }
+    let message = neighbour(index, NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)));
+    found(netlink.change((RouteNetlinkMessage::DelNeighbour(message), 0))).map(drop)
 }

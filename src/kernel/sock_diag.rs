@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::NetlinkSerializable;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use crate::kernel::answer::Answer;
 use crate::kernel::netlink::{Error, Netlink};
@@ -83,7 +84,7 @@ pub fn udp_sockets() -> Result<Places> {
 }
 
 fn places(protocol: Protocol, states: u32) -> Result<Places> {
-    Netlink::open_sock_diag()
+    Netlink::connect(NETLINK_SOCK_DIAG, 0)
         .and_then(|mut netlink| read(&mut netlink, protocol, states))
         .map(Places)
         .map_err(Failed::netlink("looking for programs that wait at a port"))

@@ -88,13 +88,13 @@ impl Host<'_> {
         read: impl FnOnce(&mut Netlink) -> Result<Flows, netlink::Error>,
         mut still: impl FnMut(&mut Self, Ipv4Addr) -> Result<bool>,
     ) -> Result<()> {
-        let flows = match self.ruleset("reading flows", |ruleset| read(ruleset.socket())) {
+        let flows = match self.ruleset("reading flows", |ruleset| read(&mut ruleset.netlink)) {
             Err(Error::Failed(Failed::Firewall(..))) => return Ok(()),
             read => read?,
         };
         for (ip, flows) in flows {
             if still(self, ip)? {
-                let forget = |ruleset: &mut Ruleset| conntrack::forget(ruleset.socket(), flows);
+                let forget = |ruleset: &mut Ruleset| conntrack::forget(&mut ruleset.netlink, flows);
                 match self.ruleset("forgetting flows", forget) {
                     Err(Error::Failed(Failed::Firewall(..))) => {}
                     done => done?,

@@ -52,12 +52,11 @@ pub fn check(
     }
     check_granted(grant, mappings)?;
     let asked: HashSet<_> = mappings.iter().filter_map(|mapping| mapping.host_ip).collect();
-    for ip in asked {
-        let is_local = |netlink: &mut _| route::is_local(netlink, ip);
-        // The address of a bridge that is not there yet will be.
-        if ip != grant.address.ip
-            && !is_local(&mut host.netlink).map_err(Failed::netlink("looking a route up"))?
-        {
+    // The address of a bridge that is not there yet will be.
+    for ip in asked.into_iter().filter(|ip| *ip != grant.address.ip) {
+        let local = route::local_addresses(&mut host.netlink);
+        let local = local.map_err(Failed::netlink("reading the host's addresses"))?;
+        if !local.iter().any(|range| range.contains(ip)) {
             return Err(Usage::HostAddress(ip).into());
         }
     }

@@ -10,7 +10,9 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::{COMMENT, Chain, Element, Kind, Rule, Set, Table, message, text_data, user_data};
+use super::{
+    COMMENT, Chain, Element, Kind, Rule, Set, Table, message, number, text_data, user_data,
+};
 use crate::kernel::answer::nested;
 use crate::kernel::netlink::Change;
 
@@ -25,15 +27,10 @@ const MOST_ELEMENTS: usize = 500;
 /// A transaction: all of it is done, or nothing.
 #[derive(Debug, Default)]
 pub struct Batch {
-    changes: Vec<Change<NetfilterMessage>>,
+    pub(super) changes: Vec<Change<NetfilterMessage>>,
 }
 
 impl Batch {
-    /// Whether it changes nothing.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-
     /// Makes the table, if there is none.
     pub fn add_table(&mut self, table: Table, comment: &str) {
         let attributes = vec![
@@ -56,19 +53,20 @@ impl Batch {
         // The type of a concatenation has six bits for each part.
         let kind = |kinds: &[Kind]| kinds.iter().fold(0, |all, kind| all << 6 | *kind as u32);
         // nft shows a plain key as it is in memory, unless told that it is in network order.
-        let order = |kinds: &[Kind]| match kinds {
-            [Kind::IfName | Kind::Mark] => 1_u32.to_ne_bytes(),
-            _ => 2_u32.to_ne_bytes(),
+        let order = |what: u8, kinds: &[Kind]| match kinds {
+            [] => Vec::new(),
+            [Kind::IfName | Kind::Mark] => user_data(what, &1_u32.to_ne_bytes()),
+            _ => user_data(what, &2_u32.to_ne_bytes()),
         };
+        let data = [
+            order(SET_KEY_BYTE_ORDER, set.key),
+            order(SET_VALUE_BYTE_ORDER, set.value),
+            text_data(SET_COMMENT, set.comment),
+        ];
         let mut flags = SetFlags::empty();
         flags.set(SetFlags::Interval, set.ranges);
         flags.set(SetFlags::Concat, set.ranges && set.key.len() > 1);
         flags.set(SetFlags::Map, !set.value.is_empty());
-        let mut data = user_data(SET_KEY_BYTE_ORDER, &order(set.key));
-        if !set.value.is_empty() {
-            data.extend(user_data(SET_VALUE_BYTE_ORDER, &order(set.value)));
-        }
-        data.extend(text_data(SET_COMMENT, set.comment));
         let mut attributes = vec![
             SetAttribute::Table(set.table.name.to_owned()),
             SetAttribute::Name(set.name.to_owned()),
@@ -76,14 +74,18 @@ impl Batch {
             SetAttribute::KeyType(kind(set.key)),
             SetAttribute::KeyLen(length(set.key)),
             SetAttribute::Id(u32::try_from(self.changes.len()).unwrap_or_default()),
-            SetAttribute::UserData(data),
+            SetAttribute::UserData(data.concat()),
         ];
-        if !set.value.is_empty() {
+        if flags.contains(SetFlags::Map) {
             attributes.push(SetAttribute::DataType(kind(set.value)));
             attributes.push(SetAttribute::DataLen(length(set.value)));
         }
         if flags.contains(SetFlags::Concat) {
-            attributes.push(SetAttribute::Description(vec![parts(set.key)]));
+            // The lengths of the parts, each of which has a range of its own: NFTA_SET_FIELD_LEN, each in
+            // an NFTA_LIST_ELEM.
+            let part = |kind: &Kind| nested(1, &[number(1, kind.length())]);
+            let parts = SetDescription::Concat(set.key.iter().map(part).collect());
+            attributes.push(SetAttribute::Description(vec![parts]));
         }
         self.push(set.table, NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
     }
@@ -144,7 +146,7 @@ impl Batch {
 
     /// Deletes all elements.
     pub fn flush(&mut self, set: &Set) {
-        let request = SetElementMessage { attributes: in_set(set.table, set.name) };
+        let request = SetElementMessage { attributes: in_set(set) };
         self.push(set.table, NfTablesMessage::DeleteSetElement(request), 0);
     }
 
@@ -156,7 +158,7 @@ impl Batch {
         flags: u16,
     ) {
         for some in elements.chunks(MOST_ELEMENTS) {
-            let mut attributes = in_set(set.table, set.name);
+            let mut attributes = in_set(set);
             attributes.push(SetElementList::Elements(some.iter().map(element).collect()));
             self.push(set.table, request(SetElementMessage { attributes }), flags);
         }
@@ -168,64 +170,38 @@ impl Batch {
 
     /// All messages of the transaction, from its beginning to its end. The last change asks for an
     /// acknowledgement: errors come in the order of the changes, so the first answer tells.
-    pub(super) fn framed(self, generation: u32) -> Vec<Change<NetfilterMessage>> {
-        /// `linux/netfilter/nfnetlink.h`
-        const NFNL_MSG_BATCH_BEGIN: u8 = 16;
-        const NFNL_BATCH_GENID: u16 = 1;
-        const NFNL_SUBSYS_NFTABLES: u16 = 10;
-        let frame = |control: ControlMessage| {
-            let family = NetfilterProtoFamily::Unspec;
-            let header = NetfilterHeader::new(family, 0, NFNL_SUBSYS_NFTABLES);
-            (NetfilterMessage::new(header, control), 0)
-        };
-        let generation = DefaultNla::new(NFNL_BATCH_GENID, generation.to_be_bytes().to_vec());
-        let mut all = vec![frame(ControlMessage::Other {
-            message_type: NFNL_MSG_BATCH_BEGIN,
-            attributes: vec![generation],
-        })];
-        all.extend(self.changes);
-        if let Some((_, flags)) = all.last_mut() {
+    pub(super) fn framed(mut self, generation: u32) -> Vec<Change<NetfilterMessage>> {
+        if let Some((_, flags)) = self.changes.last_mut() {
             *flags |= NLM_F_ACK;
         }
-        all.push(frame(ControlMessage::BatchEnd));
-        all
+        // NFNL_MSG_BATCH_BEGIN, NFNL_BATCH_GENID (`linux/netfilter/nfnetlink.h`).
+        let attributes = vec![number(1, generation)];
+        let begin = ControlMessage::Other { message_type: 16, attributes };
+        let [begin, end] = [begin, ControlMessage::BatchEnd].map(|control| {
+            // NFNL_SUBSYS_NFTABLES.
+            let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 10);
+            (NetfilterMessage::new(header, control), 0)
+        });
+        [vec![begin], self.changes, vec![end]].into_iter().flatten().collect()
     }
 }
 
 /// What says which set is meant.
-pub(super) fn in_set(table: Table, set: &str) -> Vec<SetElementList> {
-    vec![SetElementList::Table(table.name.to_owned()), SetElementList::Set(set.to_owned())]
+pub(super) fn in_set(set: &Set) -> Vec<SetElementList> {
+    vec![SetElementList::Table(set.table.name.to_owned()), SetElementList::Set(set.name.to_owned())]
 }
 
 /// An element, as one of a list.
 pub(super) fn element(element: &Element) -> ListAttribute<SetElementAttribute> {
-    let value = |bytes: &Vec<u8>| DataAttribute::Value(bytes.clone());
-    let mut attributes = Vec::new();
-    if element.end {
-        attributes.push(SetElementAttribute::Flags(SetElementFlags::IntervalEnd));
-    }
-    attributes.push(SetElementAttribute::Key(value(&element.key)));
-    if !element.last.is_empty() {
-        const NFTA_DATA_VALUE: u16 = 1;
-        let last = DefaultNla::new(NFTA_DATA_VALUE, element.last.clone());
-        attributes.push(SetElementAttribute::KeyEnd(vec![last]));
-    }
-    if !element.value.is_empty() {
-        attributes.push(SetElementAttribute::Data(value(&element.value)));
-    }
-    if !element.comment.is_empty() {
-        attributes.push(SetElementAttribute::UserData(text_data(COMMENT, &element.comment)));
-    }
-    ListAttribute::Element(attributes)
-}
-
-/// The lengths of a key's parts, each of which has a range of its own.
-fn parts(key: &[Kind]) -> SetDescription {
-    const NFTA_SET_FIELD_LEN: u16 = 1;
-    const NFTA_LIST_ELEM: u16 = 1;
-    let part = |kind: &Kind| {
-        let length = kind.length().to_be_bytes().to_vec();
-        nested(NFTA_LIST_ELEM, &[DefaultNla::new(NFTA_SET_FIELD_LEN, length)])
-    };
-    SetDescription::Concat(key.iter().map(part).collect())
+    let Element { key, value, comment, end, last } = element;
+    let given = |bytes: &Vec<u8>| Some(bytes.clone()).filter(|bytes| !bytes.is_empty());
+    let attributes = [
+        end.then_some(SetElementAttribute::Flags(SetElementFlags::IntervalEnd)),
+        Some(SetElementAttribute::Key(DataAttribute::Value(key.clone()))),
+        // NFTA_DATA_VALUE.
+        given(last).map(|last| SetElementAttribute::KeyEnd(vec![DefaultNla::new(1, last)])),
+        given(value).map(|value| SetElementAttribute::Data(DataAttribute::Value(value))),
+        (!comment.is_empty()).then(|| SetElementAttribute::UserData(text_data(COMMENT, comment))),
+    ];
+    ListAttribute::Element(attributes.into_iter().flatten().collect())
 }

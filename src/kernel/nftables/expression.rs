@@ -10,7 +10,7 @@ use netlink_packet_netfilter::nftables::{
     Register, Verdict, VerdictAttribute,
 };
 
-use super::{Chain, NFPROTO_IPV4, Set};
+use super::{Chain, NFPROTO_IPV4, Set, number};
 
 /// The expressions of a statement.
 pub type Statement = Vec<Expressions>;
@@ -167,10 +167,6 @@ fn register(number: u32) -> Register {
 /// An expression that the library does not know.
 fn other(name: &str, attributes: Vec<DefaultNla>) -> Expressions {
     Expressions::Other { expression_type: name.to_owned(), attributes }
-}
-
-fn number(kind: u16, value: u32) -> DefaultNla {
-    DefaultNla::new(kind, value.to_be_bytes().to_vec())
 }
 
 /// The fields one after the other: `FIELD . FIELD`.

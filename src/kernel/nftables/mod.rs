@@ -7,12 +7,13 @@ mod ruleset;
 
 use std::net::Ipv4Addr;
 
+use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{Expressions, InetHookNumber, NfTablesMessage};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage};
 use nix::libc;
 
 pub use self::batch::Batch;
-pub use self::ruleset::{Ruleset, SeenChain, SeenRule};
+pub use self::ruleset::{Answer, Ruleset};
 
 /// Families of tables: for IPv4 and IPv6 together, for IPv4 alone, for what goes through bridges.
 pub const NFPROTO_INET: u8 = libc::NFPROTO_INET as u8;
@@ -63,15 +64,15 @@ impl Kind {
 
 /// A named set, or a map if its elements have values.
 #[derive(Debug)]
-pub struct Set {
-    pub table: Table<'static>,
-    pub name: &'static str,
+pub struct Set<'a> {
+    pub table: Table<'a>,
+    pub name: &'a str,
     /// What it is for.
-    pub comment: &'static str,
+    pub comment: &'a str,
     /// What a key consists of.
-    pub key: &'static [Kind],
+    pub key: &'a [Kind],
     /// What a value consists of; empty in a set.
-    pub value: &'static [Kind],
+    pub value: &'a [Kind],
     /// Whether its keys are ranges.
     pub ranges: bool,
 }
@@ -138,6 +139,11 @@ impl Element {
 /// A message about a table, or something in it.
 fn message(table: Table, request: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(table.family.into(), 0, 0), request)
+}
+
+/// An attribute that is a number.
+fn number(kind: u16, value: u32) -> DefaultNla {
+    DefaultNla::new(kind, value.to_be_bytes().to_vec())
 }
 
 /// A piece of user data: type, length and value, a byte each of the first two.

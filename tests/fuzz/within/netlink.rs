@@ -45,7 +45,9 @@ pub fn kernel(service: u16, answer: u16, bytes: &[u8]) -> Option<Kernel> {
     }
     // SAFETY: the descriptor is a socket, and nothing else owns it.
     let socket = unsafe { Socket::from_raw_fd(own.into_raw_fd()) };
-    Some(Kernel { netlink: Netlink::on(socket, service), _end: end })
+    let netlink =
+        Netlink { socket, answers_below: service, sequence: 0, buffer: Vec::with_capacity(REPLY) };
+    Some(Kernel { netlink, _end: end })
 }
 
 /// Each of `objects` as an answer to the first question, and the end of the list.
@@ -69,7 +71,7 @@ fn framed(answer: u16, objects: &[&[u8]]) -> Vec<Vec<u8>> {
 /// Sees that attributes are parts of what they were read from, in their order, and none is made up.
 pub fn are_parts(bytes: &[u8]) {
     let mut rest = bytes;
-    for (kind, value) in Attributes::read(bytes).iter() {
+    for (kind, value) in Attributes(bytes).iter() {
         let (header, others) = rest.split_at(4);
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         assert_eq!(kind, u16::from_ne_bytes([header[2], header[3]]) & 0x3fff);

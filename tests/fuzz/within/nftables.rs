@@ -9,7 +9,7 @@ use crate::kernel::netlink::fuzzing::{NETFILTER, are_parts, kernel};
 #[derive(Default)]
 pub struct Seen {
     pub elements: Vec<Element>,
-    pub rules: Vec<SeenRule>,
+    pub rules: Vec<Answer>,
     pub error: Option<Error>,
 }
 
@@ -34,7 +34,7 @@ pub fn look(bytes: &[u8], set: &Set) -> Option<Seen> {
         0 => ruleset.generation().map(drop),
         1 => ruleset.has_table(set.table).map(drop),
         2 => ruleset.marks(set.table).map(drop),
-        3 => ruleset.base_chains().map(drop),
+        3 => ruleset.chains().map(drop),
         4 => ruleset.element(set, vec![0; 8]).map(|one| seen.elements.extend(one)),
         5 => ruleset.elements(set).map(|all| seen.elements = all),
         6 => ruleset

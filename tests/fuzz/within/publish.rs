@@ -6,7 +6,7 @@ use super::*;
 use crate::kernel::nftables::fuzzing::Seen;
 
 /// The set that a look is about.
-pub fn map(bytes: &[u8]) -> &'static Set {
+pub fn map(bytes: &[u8]) -> &'static Set<'static> {
     if bytes.len() % 2 == 0 { &PORTS } else { &LIVE }
 }
 
