@@ -35,7 +35,7 @@ pub fn find_drop(host: &mut Host, grant: &Grant) -> Result<Option<String>> {
                 _ => continue,
             };
             let [table, name] = [1, 3].map(|kind| chain.text(kind).unwrap_or_default());
-            let hook = chain.nested(4).and_then(|hook| hook.number_be(1));
+            let hook = chain.nested(4).number_be(1);
             let drops = (hook, chain.number_be(5)) == (Some(FORWARD), Some(DROP));
             let at = Table { family: chain.header[0], name: &table };
             if !drops || table == NAME || !ruleset.has_table(at)? {
@@ -126,10 +126,9 @@ fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
     let mut loaded: Option<(u32, Vec<u8>)> = None;
     for (_, expression) in Attributes(expressions).iter() {
         let expression = Attributes(expression);
-        let name = expression.text(1).unwrap_or_default();
-        let data = Attributes(expression.get(2).unwrap_or_default());
+        let (name, data) = (expression.text(1).unwrap_or_default(), expression.nested(2));
         let number = |kind| data.number_be(kind);
-        let constant = |kind| Some(data.nested(kind)?.get(1)?.to_vec());
+        let constant = |kind| Some(data.nested(kind).get(1)?.to_vec());
         let before = loaded.take();
         let value = |from| Some(before.filter(|(register, _)| number(from) == Some(*register))?.1);
         let matches = match (name.as_str(), data.text(1).unwrap_or_default().as_str()) {
@@ -140,21 +139,17 @@ fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
                 None
             }
             ("bitwise", _) if number(6).unwrap_or_default() == 0 => {
-                let (mask, xor) =
-                    (constant(4).unwrap_or_default(), constant(5).unwrap_or_default());
-                let masked = |value: Vec<u8>| {
-                    let bytes = value.iter().zip(&mask).zip(&xor);
-                    bytes.map(|((value, mask), xor)| value & mask ^ xor).collect()
-                };
-                loaded = number(2).zip(value(1).map(masked));
+                let [mask, xor] = [4, 5].map(|kind| constant(kind).unwrap_or_default());
+                let bits = |((value, mask), xor)| value & mask ^ xor;
+                let masked = value(1).map(|value| value.into_iter().zip(mask).zip(xor).map(bits));
+                loaded = number(2).zip(masked.map(Iterator::collect));
                 None
             }
-            ("cmp", _) => match (number(2), value(1), constant(3)) {
-                (Some(how @ 0..=1), Some(value), Some(to)) => {
-                    Some(value.starts_with(&to) == (how == 0))
-                }
-                _ => None,
-            },
+            ("cmp", _) => {
+                let how = number(2).filter(|how| *how <= 1);
+                let equal = value(1).zip(constant(3)).map(|(value, to)| value.starts_with(&to));
+                equal.zip(how).map(|(equal, how)| equal == (how == 0))
+            }
             ("lookup", set) => {
                 let found = value(2).and_then(|key| has(set, key));
                 if number(3) == VERDICT && found != Some(false) {
@@ -165,9 +160,8 @@ fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
             ("match", "conntrack") => is_new(data.get(3).unwrap_or_default()),
             ("immediate", _) if number(1) == VERDICT => {
                 let data = data.nested(2);
-                let verdict = data.as_ref().and_then(|data| data.nested(2));
-                let code = verdict.as_ref().and_then(|verdict| verdict.number_be(1));
-                return match (code.map(u32::cast_signed), verdict.and_then(|v| v.text(2))) {
+                let verdict = data.nested(2);
+                return match (verdict.number_be(1).map(u32::cast_signed), verdict.text(2)) {
                     // `drop` and `return`; `jump` and `goto`.
                     (Some(0 | -5), _) => Outcome::Other,
                     (Some(-3 | -4), Some(chain)) => Outcome::Call(chain),

@@ -55,9 +55,9 @@ impl<B: AsRef<[u8]>> Attributes<B> {
         self.iter().find(|(own, _)| *own == kind).map(|(_, value)| value)
     }
 
-    /// The attributes in the attribute of this kind.
-    pub fn nested(&self, kind: u16) -> Option<Attributes<&[u8]>> {
-        self.get(kind).map(Attributes)
+    /// The attributes in the attribute of this kind; none if there is no such attribute.
+    pub fn nested(&self, kind: u16) -> Attributes<&[u8]> {
+        Attributes(self.get(kind).unwrap_or_default())
     }
 
     /// The number in the attribute of this kind, in the machine's byte order.

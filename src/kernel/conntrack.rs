@@ -141,14 +141,14 @@ fn message(message_type: u8, attributes: Vec<DefaultNla>) -> NetfilterMessage {
 /// One end of a flow: the address and the port.
 fn end(flow: &Answer<4>, tuple: u16, end: u16) -> Option<(Ipv4Addr, u16)> {
     // CTA_TUPLE_PROTO. CTA_PROTO_NUM comes before the ports.
-    let port = *flow.nested(tuple)?.nested(2)?.get(end + 1)?.first_chunk()?;
+    let port = *flow.nested(tuple).nested(2).get(end + 1)?.first_chunk()?;
     Some((address(flow, tuple, end)?, u16::from_be_bytes(port)))
 }
 
 /// The address of one end of a flow.
 fn address(flow: &Answer<4>, tuple: u16, end: u16) -> Option<Ipv4Addr> {
     // CTA_TUPLE_IP.
-    flow.nested(tuple)?.nested(1)?.ipv4(end)
+    flow.nested(tuple).nested(1).ipv4(end)
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl From<Answer> for Link {
     fn from(answer: Answer) -> Link {
         let [_, _, _, _, i, n, d, x, f, l, a, g, ..] = answer.header;
         let flags = LinkFlags::from_bits_retain(u32::from_ne_bytes([f, l, a, g]));
-        let kind = answer.nested(IFLA_LINKINFO).and_then(|info| info.text(IFLA_INFO_KIND));
+        let kind = answer.nested(IFLA_LINKINFO).text(IFLA_INFO_KIND);
         Link {
             index: u32::from_ne_bytes([i, n, d, x]),
             up: flags.contains(LinkFlags::Up),

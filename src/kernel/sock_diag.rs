@@ -8,21 +8,11 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use crate::kernel::answer::Answer;
 use crate::kernel::netlink::{Error, Netlink};
-use crate::report::error::{Failed, Result};
 use crate::request::ports::{Mapping, Protocol};
-
-/// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`).
-const BY_FAMILY: u16 = 20;
 
 /// Families of sockets.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-
-/// States of sockets (`net/tcp_states.h`). A program waits for any client in `TCP_LISTEN`, or with UDP in
-/// `TCP_CLOSE`. A socket of UDP with one peer is in `TCP_ESTABLISHED`.
-const LISTEN: u32 = 10;
-const CLOSE: u32 = 7;
-const ESTABLISHED: u32 = 1;
 
 /// The question for sockets in these states: `struct inet_diag_req_v2` (`linux/inet_diag.h`). Its other
 /// fields stay zero: at any address, without extensions.
@@ -35,8 +25,9 @@ struct Question {
 }
 
 impl NetlinkSerializable for Question {
+    /// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`).
     fn message_type(&self) -> u16 {
-        BY_FAMILY
+        20
     }
 
     fn buffer_len(&self) -> usize {
@@ -53,17 +44,26 @@ impl NetlinkSerializable for Question {
 /// An answer about a socket: `struct inet_diag_msg` and attributes.
 type Socket = Answer<72>;
 
-/// The attribute that tells whether a socket of IPv6 takes nothing of IPv4 (`INET_DIAG_SKV6ONLY`).
-const ONLY_IPV6: u16 = 11;
-
 /// Where a program has a socket: an address, `None` for every address, and a port.
 type Place = (Option<Ipv4Addr>, u16);
 
 /// Some places.
 #[derive(Debug)]
-pub struct Places(Vec<Place>);
+pub struct Places(pub Vec<Place>);
 
 impl Places {
+    /// Where programs of the host wait for any client.
+    pub fn listening(protocol: Protocol) -> Result<Places, Error> {
+        read(&mut Netlink::connect(NETLINK_SOCK_DIAG, 0)?, protocol, waiting(protocol))
+    }
+
+    /// Where programs of the host have a socket of UDP: for any client, or for one peer
+    /// (`TCP_ESTABLISHED`).
+    pub fn of_udp() -> Result<Places, Error> {
+        let states = waiting(Protocol::Udp) | 1 << 1;
+        read(&mut Netlink::connect(NETLINK_SOCK_DIAG, 0)?, Protocol::Udp, states)
+    }
+
     /// Whether one of them is where `mapping` would be published.
     pub fn hold(&self, mapping: &Mapping) -> bool {
         self.0.iter().any(|(ip, port)| {
@@ -73,40 +73,23 @@ impl Places {
     }
 }
 
-/// Where programs of the host wait for any client.
-pub fn listeners(protocol: Protocol) -> Result<Places> {
-    places(protocol, waiting(protocol))
-}
-
-/// Where programs of the host have a socket of UDP: for any client, or for one peer.
-pub fn udp_sockets() -> Result<Places> {
-    places(Protocol::Udp, waiting(Protocol::Udp) | 1 << ESTABLISHED)
-}
-
-fn places(protocol: Protocol, states: u32) -> Result<Places> {
-    Netlink::connect(NETLINK_SOCK_DIAG, 0)
-        .and_then(|mut netlink| read(&mut netlink, protocol, states))
-        .map(Places)
-        .map_err(Failed::netlink("looking for programs that wait at a port"))
-}
-
-/// The states in which a program waits for any client, a bit each.
+/// The state in which a program waits for any client (`net/tcp_states.h`), as a bit.
 pub fn waiting(protocol: Protocol) -> u32 {
     match protocol {
-        Protocol::Tcp => 1 << LISTEN,
-        Protocol::Udp => 1 << CLOSE,
+        // TCP_LISTEN, TCP_CLOSE.
+        Protocol::Tcp => 1 << 10,
+        Protocol::Udp => 1 << 7,
     }
 }
 
 /// Asks the kernel for the sockets in these states.
-pub fn read(netlink: &mut Netlink, protocol: Protocol, states: u32) -> Result<Vec<Place>, Error> {
+pub fn read(netlink: &mut Netlink, protocol: Protocol, states: u32) -> Result<Places, Error> {
     let mut places = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        let question = Question { family, protocol: protocol.number(), states };
-        let sockets: Vec<Socket> = netlink.ask_all(question)?;
+        let sockets = netlink.ask_all(Question { family, protocol: protocol.number(), states })?;
         places.extend(sockets.iter().filter_map(place));
     }
-    Ok(places)
+    Ok(Places(places))
 }
 
 /// Where this socket is; `None` if no IPv4 packet gets there.
@@ -115,7 +98,8 @@ fn place(socket: &Socket) -> Option<Place> {
     let ip = match *family {
         AF_INET => Ipv4Addr::from(*address.first_chunk()?),
         AF_INET6 => match Ipv6Addr::from(*address.first_chunk()?) {
-            Ipv6Addr::UNSPECIFIED if socket.get(ONLY_IPV6) != Some(&[1]) => Ipv4Addr::UNSPECIFIED,
+            // Unless INET_DIAG_SKV6ONLY says that it takes nothing of IPv4.
+            Ipv6Addr::UNSPECIFIED if socket.get(11) != Some(&[1]) => Ipv4Addr::UNSPECIFIED,
             ip => ip.to_ipv4_mapped()?,
         },
         _ => return None,
@@ -150,7 +134,7 @@ mod tests {
         let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
         assert_eq!(place(AF_INET6, &mapped, &[]), Some((localhost, 8080)));
         assert_eq!(place(AF_INET6, &Ipv6Addr::LOCALHOST.octets(), &[]), None);
-        let only: Vec<u8> = [5_u16.to_ne_bytes(), ONLY_IPV6.to_ne_bytes(), [1, 0], [0, 0]].concat();
+        let only: Vec<u8> = [5_u16.to_ne_bytes(), 11_u16.to_ne_bytes(), [1, 0], [0, 0]].concat();
         assert_eq!(place(AF_INET6, &[0; 16], &only), None);
     }
 }

@@ -23,7 +23,8 @@ use self::remove::prune;
 use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic};
 use crate::kernel::conntrack::{self, Own};
 use crate::kernel::nftables::{Batch, Element, Set};
-use crate::kernel::{route, sock_diag};
+use crate::kernel::route;
+use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::{self, Lease, Wanted};
 use crate::network::owner::last_user;
@@ -160,7 +161,7 @@ fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
     }
     // What is published stays so, also where this cannot be looked up.
     let (Ok(sockets), Ok(addresses)) =
-        (sock_diag::udp_sockets(), route::local_addresses(&mut host.netlink))
+        (Places::of_udp(), route::local_addresses(&mut host.netlink))
     else {
         return Ok(());
     };

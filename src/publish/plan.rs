@@ -10,7 +10,7 @@ use super::{PORTS, elements};
 use crate::kernel::link::By;
 use crate::kernel::nftables::Element;
 use crate::kernel::route;
-use crate::kernel::sock_diag::{self, Places};
+use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::index_of;
 use crate::network::pool::lowest_free;
@@ -167,7 +167,13 @@ impl Lookup for Ports<'_, '_> {
     fn there(&mut self, mapping: &Mapping) -> Result<There> {
         let listeners = match self.listeners.entry(mapping.protocol) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(sock_diag::listeners(mapping.protocol)?),
+            Entry::Vacant(new) => {
+                let listening = Places::listening(mapping.protocol);
+                new.insert(
+                    listening
+                        .map_err(Failed::netlink("looking for programs that wait at a port"))?,
+                )
+            }
         };
         if listeners.hold(mapping) {
             return Ok(There::Taken(Failed::PortInUse(*mapping)));

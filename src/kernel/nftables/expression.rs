@@ -118,41 +118,35 @@ impl Field {
 
     /// Reads the field into registers from number `to` on.
     fn load(self, to: u32) -> Statement {
+        let to = register(to);
         let load = match self.from {
             From::Meta(key) => {
-                Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(register(to))])
+                Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(to)])
             }
             From::Payload(base, offset, length) => Expressions::Payload(vec![
-                Payload::DestinationRegister(register(to)),
+                Payload::DestinationRegister(to),
                 Payload::Base(base),
                 Payload::Offset(offset),
                 Payload::Len(length),
             ]),
             From::Ct(key, direction) => {
                 // NFTA_CT_DREG, NFTA_CT_KEY, NFTA_CT_DIRECTION.
-                let mut attributes = vec![number(1, register(to).into()), number(2, key)];
-                attributes.extend(direction.map(|direction| DefaultNla::new(3, vec![direction])));
-                other("ct", attributes)
+                let direction = direction.map(|direction| DefaultNla::new(3, vec![direction]));
+                let attributes = [number(1, to.into()), number(2, key)].into_iter();
+                other("ct", attributes.chain(direction).collect())
             }
+            // NFTA_FIB_DREG, NFTA_FIB_RESULT (NFT_FIB_RESULT_ADDRTYPE), NFTA_FIB_FLAGS.
             From::FibType(flags) => {
-                const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
-                // NFTA_FIB_DREG, NFTA_FIB_RESULT, NFTA_FIB_FLAGS.
-                let attributes = [
-                    number(1, register(to).into()),
-                    number(2, NFT_FIB_RESULT_ADDRTYPE),
-                    number(3, flags),
-                ];
-                other("fib", attributes.into())
+                other("fib", vec![number(1, to.into()), number(2, 3), number(3, flags)])
             }
         };
-        let value = |bits: u32| DataAttribute::Value(bits.to_ne_bytes().to_vec());
         let masked = self.mask.map(|mask| {
             Expressions::Bitwise(vec![
-                Bitwise::SourceRegister(register(to)),
-                Bitwise::DestinationRegister(register(to)),
+                Bitwise::SourceRegister(to),
+                Bitwise::DestinationRegister(to),
                 Bitwise::Length(4),
-                Bitwise::Mask(value(mask)),
-                Bitwise::Xor(value(0)),
+                Bitwise::Mask(value(&mask.to_ne_bytes())),
+                Bitwise::Xor(value(&[0; 4])),
             ])
         });
         [Some(load), masked].into_iter().flatten().collect()
@@ -164,9 +158,17 @@ fn register(number: u32) -> Register {
     (8 + number).into()
 }
 
+fn value(bytes: &[u8]) -> DataAttribute {
+    DataAttribute::Value(bytes.to_vec())
+}
+
 /// An expression that the library does not know.
 fn other(name: &str, attributes: Vec<DefaultNla>) -> Expressions {
     Expressions::Other { expression_type: name.to_owned(), attributes }
+}
+
+fn immediate(to: Register, data: DataAttribute) -> Expressions {
+    Expressions::Immediate(vec![Immediate::DestinationRegister(to), Immediate::Data(data)])
 }
 
 /// The fields one after the other: `FIELD . FIELD`.
@@ -184,7 +186,7 @@ fn compare(field: Field, operator: Operator, value: &[u8]) -> Statement {
     let compare = Expressions::Cmp(vec![
         Cmp::SourceRegister(register(0)),
         Cmp::Op(operator),
-        Cmp::Data(DataAttribute::Value(value.to_vec())),
+        Cmp::Data(self::value(value)),
     ]);
     [field.load(0), vec![compare]].concat()
 }
@@ -217,22 +219,18 @@ pub fn within(fields: &[Field], set: &Set) -> Statement {
 
 /// `FIELD . FIELD != @SET`
 pub fn not_within(fields: &[Field], set: &Set) -> Statement {
-    const NFT_LOOKUP_F_INV: u32 = 1;
-    look_up(fields, set, &[Lookup::Flags(NFT_LOOKUP_F_INV)])
+    // NFT_LOOKUP_F_INV.
+    look_up(fields, set, &[Lookup::Flags(1)])
 }
 
 /// `dnat ip to FIELD . FIELD map @MAP`: the map gives an address and a port.
 pub fn dnat(fields: &[Field], map: &Set) -> Statement {
-    const NFT_NAT_DNAT: u32 = 1;
-    // NFTA_NAT_TYPE, NFTA_NAT_FAMILY, NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN.
-    let nat = [
-        number(1, NFT_NAT_DNAT),
-        number(2, NFPROTO_IPV4.into()),
-        number(3, register(0).into()),
-        number(5, register(1).into()),
-    ];
+    // NFTA_NAT_TYPE (NFT_NAT_DNAT), NFTA_NAT_FAMILY, NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN.
+    let [address, port] = [register(0), register(1)].map(u32::from);
+    let family = NFPROTO_IPV4.into();
+    let nat = vec![number(1, 1), number(2, family), number(3, address), number(5, port)];
     let found = Lookup::DestinationRegister(register(0));
-    [look_up(fields, map, &[found]), vec![other("nat", nat.into())]].concat()
+    [look_up(fields, map, &[found]), vec![other("nat", nat)]].concat()
 }
 
 /// `masquerade`
@@ -242,41 +240,33 @@ pub fn masquerade() -> Statement {
 
 /// `masquerade to :FIRST-LAST`
 pub fn masquerade_to(ports: RangeInclusive<u16>) -> Statement {
-    const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
-    let load = |port: &u16, to: u32| {
-        Expressions::Immediate(vec![
-            Immediate::DestinationRegister(register(to)),
-            Immediate::Data(DataAttribute::Value(port.to_be_bytes().to_vec())),
-        ])
-    };
-    // NFTA_MASQ_FLAGS, NFTA_MASQ_REG_PROTO_MIN, NFTA_MASQ_REG_PROTO_MAX.
-    let masquerade = [
-        number(1, NF_NAT_RANGE_PROTO_SPECIFIED),
-        number(2, register(0).into()),
-        number(3, register(1).into()),
-    ];
-    vec![load(ports.start(), 0), load(ports.end(), 1), other("masq", masquerade.into())]
+    let [first, last] = [register(0), register(1)];
+    // NFTA_MASQ_FLAGS (NF_NAT_RANGE_PROTO_SPECIFIED), NFTA_MASQ_REG_PROTO_MIN, NFTA_MASQ_REG_PROTO_MAX.
+    let masquerade = vec![number(1, 2), number(2, first.into()), number(3, last.into())];
+    vec![
+        immediate(first, value(&ports.start().to_be_bytes())),
+        immediate(last, value(&ports.end().to_be_bytes())),
+        other("masq", masquerade),
+    ]
 }
 
-fn verdict(attributes: Vec<VerdictAttribute>) -> Statement {
-    vec![Expressions::Immediate(vec![
-        Immediate::DestinationRegister(Register::Verdict),
-        Immediate::Data(DataAttribute::Verdict(attributes)),
-    ])]
+fn verdict(code: Verdict, chain: Option<&Chain>) -> Statement {
+    let chain = chain.map(|chain| VerdictAttribute::Chain(chain.name.to_owned()));
+    let attributes = [Some(VerdictAttribute::Code(code)), chain].into_iter().flatten().collect();
+    vec![immediate(Register::Verdict, DataAttribute::Verdict(attributes))]
 }
 
 /// `accept` (`NF_ACCEPT`, `linux/netfilter.h`)
 pub fn accept() -> Statement {
-    verdict(vec![VerdictAttribute::Code(Verdict::Other(1))])
+    verdict(Verdict::Other(1), None)
 }
 
 /// `drop` (`NF_DROP`, `linux/netfilter.h`)
 pub fn drop() -> Statement {
-    verdict(vec![VerdictAttribute::Code(Verdict::Other(0))])
+    verdict(Verdict::Other(0), None)
 }
 
 /// `jump CHAIN`
 pub fn jump(chain: &Chain) -> Statement {
-    let name = VerdictAttribute::Chain(chain.name.to_owned());
-    verdict(vec![VerdictAttribute::Code(Verdict::Jump), name])
+    verdict(Verdict::Jump, Some(chain))
 }

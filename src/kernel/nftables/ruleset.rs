@@ -111,11 +111,11 @@ impl Ruleset {
 fn elements(answer: &Answer) -> Vec<Element> {
     let read = |element: Attributes<&[u8]>| {
         // The value of a key or of data is NFTA_DATA_VALUE.
-        let data = |kind| Some(element.nested(kind)?.get(1)?.to_vec());
+        let data = |kind| element.nested(kind).get(1).unwrap_or_default().to_vec();
         // NFTA_SET_ELEM_KEY, _DATA, _FLAGS, _USERDATA.
         Element {
-            key: data(1).unwrap_or_default(),
-            value: data(2).unwrap_or_default(),
+            key: data(1),
+            value: data(2),
             end: element.number_be(3).unwrap_or_default() & SetElementFlags::IntervalEnd.bits()
                 != 0,
             comment: element.get(6).map(comment).unwrap_or_default(),
@@ -123,8 +123,7 @@ fn elements(answer: &Answer) -> Vec<Element> {
         }
     };
     // NFTA_SET_ELEM_LIST_ELEMENTS.
-    let list = answer.nested(3);
-    list.iter().flat_map(Attributes::iter).map(|(_, element)| read(Attributes(element))).collect()
+    answer.nested(3).iter().map(|(_, element)| read(Attributes(element))).collect()
 }
 
 /// The comment in the user data of an element.

@@ -35,7 +35,12 @@ pub fn sockets(bytes: &[u8]) {
         let states = sock_diag::waiting(Protocol::Tcp);
         let places = sock_diag::read(&mut kernel.netlink, Protocol::Tcp, states);
         // "Everywhere" is one way to say it only.
-        assert!(places.iter().flatten().all(|(ip, _)| ip.is_none_or(|ip| !ip.is_unspecified())));
+        assert!(
+            places
+                .iter()
+                .flat_map(|places| &places.0)
+                .all(|(ip, _)| ip.is_none_or(|ip| !ip.is_unspecified()))
+        );
         places.err()
     };
     error.map(|error| one_line(error, bytes.len()));
