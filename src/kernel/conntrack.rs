@@ -37,35 +37,28 @@ const AT_ONCE: usize = 100;
 /// the tuple of a flow and its id, which no other flow ever has.
 pub type Flows = BTreeMap<Ipv4Addr, Vec<Change<NetfilterMessage>>>;
 
-/// What of the host decides which flows a published port would have received.
-#[derive(Debug)]
-pub struct Own<'a> {
-    /// The host's own addresses, in ranges.
-    pub addresses: &'a [Cidr],
-    /// Whether a program of the host has a socket at the port.
-    pub in_use: bool,
-}
-
 /// The flows to the host port of `mapping` that do not lead to its container port at the address `ip`.
+/// `local` is the host's own addresses, in ranges. `in_use`: a program of the host has a socket at the port.
 pub fn leading_elsewhere(
     netlink: &mut Netlink,
     mapping: &Mapping,
     ip: Ipv4Addr,
-    own: &Own,
+    local: &[Cidr],
+    in_use: bool,
 ) -> Result<Flows, Error> {
     collect(netlink, flows_to(mapping), |flow| {
         let (sent_to, leads_to) =
             (end(flow, TUPLE_ORIGINAL, DESTINATION)?, end(flow, TUPLE_REPLY, SOURCE)?);
         let elsewhere = if leads_to == sent_to {
             // To the host itself: to no program, or to one that keeps it.
-            !own.in_use
+            !in_use
         } else {
             // Other rules may have it lead to another port of the host. That is the admin's decision.
             leads_to.0 != sent_to.0 && leads_to != (ip, mapping.container_port)
         };
         // A flow to another machine never met a published port.
         let is_one = elsewhere
-            && own.addresses.iter().any(|range| range.contains(sent_to.0))
+            && local.iter().any(|range| range.contains(sent_to.0))
             && mapping.host_ip.is_none_or(|ip| ip == sent_to.0);
         is_one.then_some(ip)
     })
@@ -98,17 +91,12 @@ fn collect(
     Ok(all)
 }
 
-/// Makes the kernel forget flows, and no later flow between the same ends.
-pub fn forget(
-    netlink: &mut Netlink,
-    mut deletions: Vec<Change<NetfilterMessage>>,
-) -> Result<(), Error> {
-    while !deletions.is_empty() {
-        let some = deletions.drain(..AT_ONCE.min(deletions.len())).collect();
-        // Some may have ended meanwhile. The kernel forgets the others all the same.
-        found(netlink.change_all(some))?;
-    }
-    Ok(())
+/// Makes the kernel forget flows, and no later flow between the same ends. Some may have ended meanwhile,
+/// which is no error: the kernel forgets the others all the same.
+pub fn forget(netlink: &mut Netlink, deletions: &[Change<NetfilterMessage>]) -> Result<(), Error> {
+    deletions
+        .chunks(AT_ONCE)
+        .try_for_each(|some| found(netlink.change_all(some.to_vec())).map(drop))
 }
 
 /// The request to delete a flow.

@@ -177,7 +177,15 @@ impl Netlink {
         let mut objects = Vec::new();
         let mut interrupted = false;
         loop {
-            self.read()?;
+            self.buffer.clear();
+            let (length, sender) = self.socket.recv_from(&mut self.buffer, MSG_TRUNC)?;
+            if sender.port_number() != 0 {
+                // Another process has sent it, not the kernel.
+                continue;
+            }
+            if length > self.buffer.len() {
+                return Err(Error::Reply("longer than expected".to_owned()));
+            }
             let mut rest = self.buffer.as_slice();
             while !rest.is_empty() {
                 let message = NetlinkMessage::<Answer<H>>::deserialize(rest)
@@ -219,10 +227,10 @@ impl Netlink {
         let mut bytes = Vec::with_capacity(1024);
         for (message, flags) in messages {
             self.sequence = self.sequence.wrapping_add(1);
-            let mut header = NetlinkHeader::default();
-            header.flags = NLM_F_REQUEST | flags;
-            header.sequence_number = self.sequence;
-            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+            let payload = NetlinkPayload::InnerMessage(message);
+            let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
+            message.header.flags = NLM_F_REQUEST | flags;
+            message.header.sequence_number = self.sequence;
             message.finalize();
             let start = bytes.len();
             let end = start + message.buffer_len();
@@ -232,21 +240,6 @@ impl Netlink {
         match self.socket.send(&bytes, 0)? {
             sent if sent == bytes.len() => Ok(()),
             _ => Err(Error::Reply("request cut short".to_owned())),
-        }
-    }
-
-    /// Reads what the kernel sends next, and nothing that another process sends.
-    fn read(&mut self) -> Result<(), Error> {
-        loop {
-            self.buffer.clear();
-            let (length, sender) = self.socket.recv_from(&mut self.buffer, MSG_TRUNC)?;
-            match sender.port_number() {
-                0 if length > self.buffer.len() => {
-                    return Err(Error::Reply("longer than expected".to_owned()));
-                }
-                0 => return Ok(()),
-                _ => {}
-            }
         }
     }
 }

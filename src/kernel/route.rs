@@ -8,7 +8,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc::{
@@ -22,31 +22,30 @@ use crate::request::address::{Cidr, Mac};
 /// A route: `struct rtmsg` (`linux/rtnetlink.h`) and attributes.
 pub type Route = Answer<12>;
 
-/// The message about an address of the interface `index`, or about them all.
-fn address_message(index: u32, prefix: u8, attributes: Vec<AddressAttribute>) -> AddressMessage {
+/// The message about IPv4 addresses of the interface `index`.
+fn address_message(index: u32) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.index = index;
-    message.header.prefix_len = prefix;
-    message.attributes = attributes;
     message
 }
 
 /// The request to give the interface `index` an address, as `ip address replace` does. It succeeds if
 /// the interface has the address already.
 pub fn address(index: u32, address: Cidr) -> Change {
-    let attributes = vec![
+    let mut message = address_message(index);
+    message.header.prefix_len = address.prefix;
+    message.attributes = vec![
         AddressAttribute::Local(address.ip.into()),
         AddressAttribute::Address(address.ip.into()),
         AddressAttribute::Broadcast(address.broadcast()),
     ];
-    let message = address_message(index, address.prefix, attributes);
     (RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// The IPv4 addresses of the interface `index`; none if there is no such interface.
 pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>, Error> {
-    let question = RouteNetlinkMessage::GetAddress(address_message(index, 0, Vec::new()));
+    let question = RouteNetlinkMessage::GetAddress(address_message(index));
     let answers = found(netlink.ask_all(question))?.unwrap_or_default();
     let read = |answer: &Answer<8>| {
         let [_, prefix, _, _, interface @ ..] = answer.header;
@@ -56,25 +55,21 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>, Error> 
     Ok(answers.iter().filter_map(read).collect())
 }
 
-/// The message about IPv4 routes with this header.
-fn route_message(mut header: RouteHeader, attributes: Vec<RouteAttribute>) -> RouteMessage {
-    header.address_family = AddressFamily::Inet;
+/// The message about IPv4 routes of a table.
+fn route_message(table: u8) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header = header;
-    message.attributes = attributes;
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = table;
     message
 }
 
 /// The request to add a default route through the interface `index`, as `ip route add default` does.
 pub fn default_route(index: u32, gateway: Ipv4Addr) -> Change {
-    let header = RouteHeader {
-        table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::Boot,
-        kind: RouteType::Unicast,
-        ..RouteHeader::default()
-    };
+    let mut message = route_message(RT_TABLE_MAIN);
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.kind = RouteType::Unicast;
     let gateway = RouteAttribute::Gateway(RouteAddress::Inet(gateway));
-    let message = route_message(header, vec![gateway, RouteAttribute::Oif(index)]);
+    message.attributes = vec![gateway, RouteAttribute::Oif(index)];
     (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
@@ -93,8 +88,7 @@ pub fn has_default_route(
 
 /// All routes of a table, of every table if it is 0.
 pub fn routes(netlink: &mut Netlink, table: u8) -> Result<Vec<Route>, Error> {
-    let header = RouteHeader { table, ..RouteHeader::default() };
-    netlink.ask_all(RouteNetlinkMessage::GetRoute(route_message(header, Vec::new())))
+    netlink.ask_all(RouteNetlinkMessage::GetRoute(route_message(table)))
 }
 
 /// The host's own addresses, in ranges: by the same table as `fib daddr type local` of `nft(8)`.

@@ -12,7 +12,7 @@ use crate::kernel::link::{self, By, Kind, Link};
 use crate::kernel::netlink::{self, Netlink};
 use crate::kernel::nftables::Ruleset;
 use crate::privilege::capability::Privilege;
-use crate::report::error::{Error, Failed, Result};
+use crate::report::error::{Failed, Result};
 use crate::request::address::IfName;
 
 /// The network of the namespace that this process is in. Links, addresses and routes are read without a
@@ -88,17 +88,13 @@ impl Host<'_> {
         read: impl FnOnce(&mut Netlink) -> Result<Flows, netlink::Error>,
         mut still: impl FnMut(&mut Self, Ipv4Addr) -> Result<bool>,
     ) -> Result<()> {
-        let flows = match self.ruleset("reading flows", |ruleset| read(&mut ruleset.netlink)) {
-            Err(Error::Failed(Failed::Firewall(..))) => return Ok(()),
-            read => read?,
-        };
-        for (ip, flows) in flows {
+        let read = |ruleset: &mut Ruleset| Ok(read(&mut ruleset.netlink).unwrap_or_default());
+        for (ip, flows) in self.ruleset("reading flows", read)? {
             if still(self, ip)? {
-                let forget = |ruleset: &mut Ruleset| conntrack::forget(&mut ruleset.netlink, flows);
-                match self.ruleset("forgetting flows", forget) {
-                    Err(Error::Failed(Failed::Firewall(..))) => {}
-                    done => done?,
-                }
+                self.ruleset("forgetting flows", |ruleset| {
+                    let _ = conntrack::forget(&mut ruleset.netlink, &flows);
+                    Ok(())
+                })?;
             }
         }
         Ok(())

@@ -21,7 +21,7 @@ use self::encode::leads_to;
 use self::plan::{Plan, Ports, check_granted, plan};
 use self::remove::prune;
 use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic};
-use crate::kernel::conntrack::{self, Own};
+use crate::kernel::conntrack;
 use crate::kernel::nftables::{Batch, Element, Set};
 use crate::kernel::route;
 use crate::kernel::sock_diag::Places;
@@ -160,15 +160,14 @@ fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
         return Ok(());
     }
     // What is published stays so, also where this cannot be looked up.
-    let (Ok(sockets), Ok(addresses)) =
-        (Places::of_udp(), route::local_addresses(&mut host.netlink))
+    let (Ok(sockets), Ok(local)) = (Places::of_udp(), route::local_addresses(&mut host.netlink))
     else {
         return Ok(());
     };
     for mapping in plan.added.iter().filter(of_udp) {
-        let own = Own { addresses: &addresses, in_use: sockets.hold(mapping) };
+        let in_use = sockets.hold(mapping);
         host.forget_flows(
-            |netlink| conntrack::leading_elsewhere(netlink, mapping, ip, &own),
+            |netlink| conntrack::leading_elsewhere(netlink, mapping, ip, &local, in_use),
             |host, _| {
                 let key = encode::key(mapping);
                 let element = host.ruleset("reading it", |ruleset| ruleset.element(&PORTS, key))?;

@@ -24,11 +24,10 @@ pub fn sockets(bytes: &[u8]) {
         let host_ip = (what & 2 != 0).then_some(Ipv4Addr::LOCALHOST);
         let mapping =
             Mapping { host_port: 53, container_port: 53, protocol: Protocol::Udp, host_ip };
-        let own =
-            conntrack::Own { addresses: &["127.0.0.0/8".parse().unwrap()], in_use: what & 4 != 0 };
-        conntrack::leading_elsewhere(&mut kernel.netlink, &mapping, ip, &own)
-            .map(|flows| flows.into_values().flatten().collect())
-            .and_then(|flows| conntrack::forget(&mut kernel.netlink, flows))
+        let (local, in_use) = (["127.0.0.0/8".parse().unwrap()], what & 4 != 0);
+        conntrack::leading_elsewhere(&mut kernel.netlink, &mapping, ip, &local, in_use)
+            .map(|flows| flows.into_values().flatten().collect::<Vec<_>>())
+            .and_then(|flows| conntrack::forget(&mut kernel.netlink, &flows))
             .err()
     } else {
         let Some(mut kernel) = kernel(SOCK_DIAG, SOCKET, rest) else { return };
