@@ -1,5 +1,8 @@
 //! Growth: what containers leave behind when they are gone has a bound.
 
+use nix::libc;
+
+use crate::leftover::next;
 use crate::publish::{published, three_users};
 use crate::world::{ALICE, Container, Part, Trace, User, World};
 
@@ -128,4 +131,82 @@ fn to_publish_takes_as_many_steps_beside_15000_ports_of_others_as_beside_none() 
     world.sh("nft -f /run/ports");
     let beside_many = steps();
     assert!(beside_many <= beside_none + 2, "{beside_many}, and {beside_none} without them");
+}
+
+#[test]
+fn what_fifty_containers_leave_is_no_more_than_what_one_does() {
+    let world = three_users();
+    let size = || world.ruleset().lines().count();
+    // Both users are known to the firewall.
+    next(&world.bob(), "").kill();
+    world.until_leases_are(&[]);
+    next(&world.alice(), "-publish 8000:80 -publish 127.0.0.1:8100:80/udp").kill();
+    world.until_leases_are(&[]);
+    let one = size();
+    world.alice().netsetgo("-prune").done();
+    let none = size();
+    assert!(none < one);
+    for count in 0..50 {
+        let user = [world.alice(), world.bob()][count % 2].clone();
+        let (port, other) = (8000 + count, 8100 + count);
+        next(&user, &format!("-publish {port}:80 -publish 127.0.0.1:{other}:80/udp")).kill();
+        world.until_leases_are(&[]);
+        assert_eq!(size(), one, "{count}");
+    }
+    world.alice().netsetgo("-prune").done();
+    assert_eq!(size(), none);
+}
+
+#[test]
+fn a_user_publishes_no_more_than_there_is_room_for() {
+    let world = three_users();
+    let alice = world.alice();
+    let pod = published(&alice, "-publish 8080:80");
+    // Every 127.x.y.z is an address of the host's.
+    for part in 1..=3 {
+        let many: Vec<_> = (0..1000)
+            .map(|n| format!("-publish 127.{part}.{}.{}:8081:80", n / 250, n % 250))
+            .collect();
+        let _ = alice.netsetgo(format!("-pid {pod} -wait 0 {}", many.join(" ")));
+    }
+    let count = world.elements().len();
+    assert!(count < 3000, "{count} elements for one granted port of one container");
+}
+
+#[test]
+fn containers_at_ever_new_addresses_leave_no_more_than_there_is_room_for() {
+    let world = three_users();
+    let alice = world.alice();
+    for part in 2..=8 {
+        let publish = format!("-publish 127.0.0.{part}:8000-8999:1-1000");
+        published(&alice, &format!("-containerAddress 10.10.10.{part}/24 {publish}")).kill();
+        world.until_leases_are(&[]);
+    }
+    let count = world.published().len();
+    assert!(count <= 5000, "{count} elements for containers that are all gone");
+}
+
+#[test]
+fn runs_at_once_publish_no_more_than_there_is_room_for_either() {
+    let world = three_users();
+    let alice = world.alice();
+    let pod = alice.attached();
+    let many = |part: u8| {
+        let each = |n| format!("-publish 127.{part}.0.{n}:8001-8006:1-6");
+        let all: Vec<_> = (1..=100).map(each).collect();
+        format!("netsetgo -pid {pod} -wait 0 {}", all.join(" "))
+    };
+    // It has just seen that the container publishes nothing yet: its first write is to
+    // route_localnet, then it reads the generation, and then looks for the mark.
+    let (mut written, mut asked) = (false, 0);
+    let run = Trace::of(&alice, many(1));
+    let frozen = run.freeze(|stage| {
+        written |= (stage.part, stage.call) == (Part::Parent, libc::SYS_write);
+        asked += usize::from(written && stage.call == libc::SYS_sendto);
+        asked == 2
+    });
+    alice.sh(&many(2)).done();
+    assert_eq!(world.published().len(), 600);
+    let outcome = frozen.unwrap().thaw();
+    assert_eq!(world.published().len(), 600, "{outcome:?}");
 }

@@ -6,21 +6,19 @@ use std::collections::BTreeSet;
 use nix::libc;
 
 use crate::publish::{published, three_users};
-use crate::world::{
-    Container, Conversation, Frozen, HOST, Outcome, Part, REMOTE, Remote, Trace, User, World,
-};
+use crate::world::{Container, Conversation, HOST, Part, REMOTE, Remote, Trace, User, World};
 
 /// What every container of these tests has that comes first.
 const ADDRESS: &str = "10.10.10.2";
 
 /// Those that lead to an address.
-fn leading_to(world: &World, address: &str) -> Vec<String> {
+pub(crate) fn leading_to(world: &World, address: &str) -> Vec<String> {
     let place = format!(" {address} . ");
     world.elements().into_iter().filter(|element| element.contains(&place)).collect()
 }
 
 /// The elements by which port `host` leads to port 80 of what hangs on the host's link `link`.
-fn one_port(link: &str, host: u16, address: &str) -> Vec<String> {
+pub(crate) fn one_port(link: &str, host: u16, address: &str) -> Vec<String> {
     vec![
         format!("live: 6 . {host} . {address} . 80"),
         format!("ports: 6 . {host} comment \"{link}\" : {address} . 80"),
@@ -28,16 +26,16 @@ fn one_port(link: &str, host: u16, address: &str) -> Vec<String> {
 }
 
 /// Asks for that address, which another user's container had.
-const AT: &str = "-containerAddress 10.10.10.2/24";
+pub(crate) const AT: &str = "-containerAddress 10.10.10.2/24";
 
 /// Starts a container, which gets the address of the one before, and attaches it.
 #[track_caller]
-fn next<'w>(user: &User<'w>, publish: &str) -> Container<'w> {
+pub(crate) fn next<'w>(user: &User<'w>, publish: &str) -> Container<'w> {
     published(user, &format!("{AT} {publish}"))
 }
 
 /// Takes the wire out of a container from inside, if it has one.
-fn unwire(pod: &Container<'_>) {
+pub(crate) fn unwire(pod: &Container<'_>) {
     let _ = pod.inside().sh("ip link del veth1");
     assert_eq!(pod.links(), ["lo"]);
 }
@@ -59,7 +57,7 @@ fn end(world: &World, pods: &[&Container<'_>]) {
 }
 
 #[test]
-fn a_dead_containers_clients_reach_nobody() {
+fn a_dead_containers_clients_reach_no_container() {
     let world = three_users();
     let remote = world.internet();
     let (alice, bob, carol) = (world.alice(), world.bob(), world.user("carol"));
@@ -205,7 +203,7 @@ fn a_run_killed_anywhere_leaves_nothing_that_waits_for_the_next() {
 }
 
 #[test]
-fn a_dead_containers_clients_are_overheard_by_nobody() {
+fn a_dead_containers_clients_are_overheard_by_no_container() {
     let world = three_users();
     let remote = world.internet();
     let listening = world.bob().attached();
@@ -232,7 +230,7 @@ except OSError: pass'",
 }
 
 #[test]
-fn with_nat_switched_off_since_old_ports_lead_to_nobody_all_the_same() {
+fn with_nat_switched_off_since_old_ports_lead_nowhere_all_the_same() {
     let world = three_users();
     next(&world.alice(), "-publish 8080:80").kill();
     world.until_leases_are(&[]);
@@ -294,7 +292,7 @@ s.recv(64)'"
 }
 
 #[test]
-fn a_flow_that_goes_on_reaches_whoever_publishes_the_port_anew() {
+fn a_flow_that_goes_on_reaches_the_container_that_publishes_the_port_anew() {
     let world = three_users();
     let remote = world.internet();
     let (alice, bob) = (world.alice(), world.bob());
@@ -351,7 +349,7 @@ fn pruning_takes_out_what_the_dead_left_and_nothing_else() {
 }
 
 #[test]
-fn an_owner_gets_his_port_back_before_the_next_lessee_has_come_to_take_it_out() {
+fn an_owner_gets_the_port_back_before_the_next_lessee_has_come_to_take_it_out() {
     let world = three_users();
     let (alice, bob) = (world.alice(), world.bob());
     next(&alice, "-publish 8080:80 -publish 127.0.0.1:8081:80").kill();
@@ -363,356 +361,6 @@ fn an_owner_gets_his_port_back_before_the_next_lessee_has_come_to_take_it_out() 
     let again = published(&alice, "-wait 0 -publish 8080:80 -publish 8081:80");
     assert_eq!(leading_to(&world, ADDRESS), Vec::<String>::new());
     assert_eq!(leading_to(&world, &again.address().replace("/24", "")).len(), 4);
-}
-
-#[test]
-fn what_fifty_containers_leave_is_no_more_than_what_one_does() {
-    let world = three_users();
-    let size = || world.ruleset().lines().count();
-    // Both users are known to the firewall.
-    next(&world.bob(), "").kill();
-    world.until_leases_are(&[]);
-    next(&world.alice(), "-publish 8000:80 -publish 127.0.0.1:8100:80/udp").kill();
-    world.until_leases_are(&[]);
-    let one = size();
-    world.alice().netsetgo("-prune").done();
-    let none = size();
-    assert!(none < one);
-    for count in 0..50 {
-        let user = [world.alice(), world.bob()][count % 2].clone();
-        let (port, other) = (8000 + count, 8100 + count);
-        next(&user, &format!("-publish {port}:80 -publish 127.0.0.1:{other}:80/udp")).kill();
-        world.until_leases_are(&[]);
-        assert_eq!(size(), one, "{count}");
-    }
-    world.alice().netsetgo("-prune").done();
-    assert_eq!(size(), none);
-}
-
-#[test]
-fn a_user_publishes_no_more_than_there_is_room_for() {
-    let world = three_users();
-    let alice = world.alice();
-    let pod = published(&alice, "-publish 8080:80");
-    // Every 127.x.y.z is an address of the host's.
-    for part in 1..=3 {
-        let many: Vec<_> = (0..1000)
-            .map(|n| format!("-publish 127.{part}.{}.{}:8081:80", n / 250, n % 250))
-            .collect();
-        let _ = alice.netsetgo(format!("-pid {pod} -wait 0 {}", many.join(" ")));
-    }
-    let count = world.elements().len();
-    assert!(count < 3000, "{count} elements for one granted port of one container");
-}
-
-#[test]
-fn containers_at_ever_new_addresses_leave_no_more_than_there_is_room_for() {
-    let world = three_users();
-    let alice = world.alice();
-    for part in 2..=8 {
-        let publish = format!("-publish 127.0.0.{part}:8000-8999:1-1000");
-        published(&alice, &format!("-containerAddress 10.10.10.{part}/24 {publish}")).kill();
-        world.until_leases_are(&[]);
-    }
-    let count = world.published().len();
-    assert!(count <= 5000, "{count} elements for containers that are all gone");
-}
-
-#[test]
-fn runs_at_once_publish_no_more_than_there_is_room_for_either() {
-    let world = three_users();
-    let alice = world.alice();
-    let pod = alice.attached();
-    let many = |part: u8| {
-        let each = |n| format!("-publish 127.{part}.0.{n}:8001-8006:1-6");
-        let all: Vec<_> = (1..=100).map(each).collect();
-        format!("netsetgo -pid {pod} -wait 0 {}", all.join(" "))
-    };
-    // It has just seen that the container publishes nothing yet: its first write is to
-    // route_localnet, then it reads the generation, and then looks for the mark.
-    let (mut written, mut asked) = (false, 0);
-    let run = Trace::of(&alice, many(1));
-    let frozen = run.freeze(|stage| {
-        written |= (stage.part, stage.call) == (Part::Parent, libc::SYS_write);
-        asked += usize::from(written && stage.call == libc::SYS_sendto);
-        asked == 2
-    });
-    alice.sh(&many(2)).done();
-    assert_eq!(world.published().len(), 600);
-    let outcome = frozen.unwrap().thaw();
-    assert_eq!(world.published().len(), 600, "{outcome:?}");
-}
-
-/// Stops a run of the helper's after each of its requests to the kernel and each of its writes, and
-/// does something then. The containers that this starts it gives back, to be ended before the next.
-#[track_caller]
-fn at_each_step<'w>(
-    world: &'w World,
-    user: &User<'w>,
-    arguments: &str,
-    mut before: impl FnMut(),
-    mut act: impl FnMut(Frozen, &Container<'w>) -> Vec<Container<'w>>,
-) {
-    for step in 1.. {
-        before();
-        let pod = user.container();
-        let run = Trace::of(user, format!("netsetgo -pid {pod} -wait 0 {arguments}"));
-        let mut steps = 0;
-        let frozen = run.freeze(|stage| {
-            let is_step = [libc::SYS_sendto, libc::SYS_write].contains(&stage.call);
-            steps += usize::from(is_step && stage.part == Part::Parent);
-            steps == step
-        });
-        let Some(frozen) = frozen else {
-            assert!(step > 10, "only {step} steps");
-            return;
-        };
-        for other in act(frozen, &pod) {
-            other.kill();
-        }
-        pod.kill();
-        world.until_leases_are(&[]);
-    }
-}
-
-/// Lets a stopped run go on. Answers how that ended, and the same with where it was stopped.
-#[track_caller]
-fn let_go(frozen: Frozen) -> (Outcome, String) {
-    let stage = frozen.stage;
-    let outcome = frozen.thaw();
-    let why = format!("{stage:?}: {outcome:?}");
-    let line = if outcome.status == 0 { outcome.err.is_empty() } else { outcome.is_one_line() };
-    assert!(line, "{why}");
-    (outcome, why)
-}
-
-/// Asserts that this host port leads to a container's port 80, and nothing else to it.
-#[track_caller]
-fn only_this_leads_to(world: &World, pod: &Container<'_>, port: u16, why: &str) {
-    let address = pod.address().replace("/24", "");
-    let seen = leading_to(world, &address);
-    let link = world.ip("link show master brg0");
-    let mac = pod.link("veth1")["link_index"].clone();
-    let link = link.as_array().unwrap().iter().find(|link| link["ifindex"] == mac).unwrap();
-    let link = link["ifname"].as_str().unwrap();
-    assert_eq!(seen, one_port(link, port, &address), "{why}");
-    assert!(world.elements().contains(&format!("publishing: {address}")), "{why}");
-}
-
-/// Whether a container is attached.
-fn is_attached(pod: &Container<'_>) -> bool {
-    pod.links().contains(&"veth1".to_owned())
-}
-
-#[test]
-fn a_helper_stopped_anywhere_and_let_go_leads_nobody_to_the_next_lessee() {
-    let world = three_users();
-    let (alice, bob) = (world.alice(), world.bob());
-    at_each_step(
-        &world,
-        &alice,
-        &format!("{AT} -publish 8080:80"),
-        || (),
-        |frozen, pod| {
-            unwire(pod);
-            let heir = next(&bob, "-publish 8090:80");
-            let (_, why) = let_go(frozen);
-            only_this_leads_to(&world, &heir, 8090, &why);
-            if is_attached(pod) {
-                only_this_leads_to(&world, pod, 8080, &why);
-                return vec![heir];
-            }
-            let again = published(&alice, "-publish 8080:80");
-            only_this_leads_to(&world, &again, 8080, &why);
-            vec![heir, again]
-        },
-    );
-}
-
-#[test]
-fn a_helper_killed_anywhere_leads_nobody_to_the_next_lessee() {
-    let world = three_users();
-    let (alice, bob) = (world.alice(), world.bob());
-    at_each_step(
-        &world,
-        &alice,
-        &format!("{AT} -publish 8080:80"),
-        || (),
-        |frozen, pod| {
-            let why = format!("{:?}", frozen.stage);
-            frozen.kill();
-            pod.kill();
-            world.until_leases_are(&[]);
-            let heir = next(&bob, "-publish 8090:80");
-            only_this_leads_to(&world, &heir, 8090, &why);
-            let again = published(&alice, "-publish 8080:80");
-            only_this_leads_to(&world, &again, 8080, &why);
-            vec![heir, again]
-        },
-    );
-}
-
-#[test]
-fn a_helper_killed_anywhere_leaves_what_a_further_run_completes() {
-    let world = three_users();
-    let (alice, bob) = (world.alice(), world.bob());
-    // Bob's at the same address had a port as well.
-    let before = || {
-        next(&bob, "-publish 8090:80").kill();
-        world.until_leases_are(&[]);
-    };
-    at_each_step(&world, &alice, &format!("{AT} -publish 8080:80"), before, |frozen, pod| {
-        let why = format!("{:?}", frozen.stage);
-        frozen.kill();
-        alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
-        only_this_leads_to(&world, pod, 8080, &why);
-        let again = published(&bob, "-publish 8090:80");
-        only_this_leads_to(&world, &again, 8090, &why);
-        vec![again]
-    });
-}
-
-#[test]
-fn a_helper_stopped_anywhere_takes_out_nothing_of_the_next_lessees() {
-    let world = three_users();
-    let (alice, bob, carol) = (world.alice(), world.bob(), world.user("carol"));
-    let before = || {
-        next(&alice, "-publish 8080:80").kill();
-        world.until_leases_are(&[]);
-    };
-    at_each_step(&world, &bob, &format!("{AT} -publish 8090:80"), before, |frozen, pod| {
-        unwire(pod);
-        let heir = next(&carol, "-publish 8085:80");
-        let (_, why) = let_go(frozen);
-        only_this_leads_to(&world, &heir, 8085, &why);
-        vec![heir]
-    });
-}
-
-#[test]
-fn a_helper_stopped_anywhere_while_its_container_is_attached_anew_leaves_nothing_to_the_next() {
-    let world = three_users();
-    let (alice, bob) = (world.alice(), world.bob());
-    at_each_step(
-        &world,
-        &alice,
-        &format!("{AT} -publish 8080:80"),
-        || (),
-        |frozen, pod| {
-            unwire(pod);
-            alice.netsetgo(format!("-pid {pod} -wait 0 {AT}")).done();
-            let (_, why) = let_go(frozen);
-            pod.kill();
-            world.until_leases_are(&[]);
-            let heir = next(&bob, "-publish 8090:80");
-            only_this_leads_to(&world, &heir, 8090, &why);
-            vec![heir]
-        },
-    );
-}
-
-#[test]
-fn a_helper_stopped_anywhere_opens_no_other_wire_of_its_owners() {
-    let world = three_users();
-    let (alice, bob) = (world.alice(), world.bob());
-    let address = "10.10.10.7";
-    let at = format!("-wait 0 -containerAddress {address}/24");
-    // What a wire leads to that is open has to be its own.
-    let opened = || {
-        let links = world.ip("link show up master brg0");
-        let mut links = links.as_array().unwrap().iter();
-        links.any(|link| link["address"] == "fe:4e:0a:0a:0a:07")
-    };
-    for step in 1.. {
-        published(&bob, &format!("{at} -publish 8090:80")).kill();
-        world.until_leases_are(&[]);
-        let (pod, heir) = (alice.container(), alice.container());
-        let mut steps = 0;
-        let run = Trace::of(&alice, format!("netsetgo -pid {pod} -wait 0"));
-        let frozen = run.freeze(|stage| {
-            if stage.part == Part::Child || stage.call != libc::SYS_sendto {
-                return false;
-            }
-            steps += 1;
-            if steps == step {
-                // Another container of hers takes bob's address, and its run ends at once.
-                let _ = pod.inside().sh("ip link del veth1");
-                let others = world.leases();
-                let heirs = Trace::of(&alice, format!("netsetgo -pid {heir} {at}"));
-                heirs.freeze(|_| world.leases() != others).unwrap().kill();
-            }
-            steps > step && opened()
-        });
-        assert!(frozen.is_none(), "bob's port leads to alice's: {:?}", leading_to(&world, address));
-        alice.netsetgo(format!("-pid {heir} {at}")).done();
-        assert!(leading_to(&world, address).is_empty());
-        pod.kill();
-        heir.kill();
-        world.until_leases_are(&[]);
-        if steps < step {
-            assert!(step > 10, "only {step} steps");
-            break;
-        }
-    }
-}
-
-#[test]
-fn a_helper_stopped_anywhere_keeps_what_another_run_published_for_its_container() {
-    let world = three_users();
-    let alice = world.alice();
-    let before = || {
-        next(&world.bob(), "-publish 8090:80").kill();
-        world.until_leases_are(&[]);
-    };
-    at_each_step(&world, &alice, "", before, |frozen, pod| {
-        alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
-        let place = frozen.stage;
-        frozen.thaw().done();
-        only_this_leads_to(&world, pod, 8080, &format!("{place:?}"));
-        Vec::new()
-    });
-}
-
-#[test]
-fn a_helper_stopped_anywhere_leaves_its_owners_other_wires_alone() {
-    let world = three_users();
-    let alice = world.alice();
-    at_each_step(
-        &world,
-        &alice,
-        &format!("{AT} -publish 8080:80"),
-        || (),
-        |frozen, pod| {
-            unwire(pod);
-            let other = next(&alice, "-publish 8090:80");
-            let (_, why) = let_go(frozen);
-            assert!(is_attached(&other), "{why}");
-            only_this_leads_to(&world, &other, 8090, &why);
-            vec![other]
-        },
-    );
-}
-
-#[test]
-fn with_the_ruleset_flushed_meanwhile_a_further_run_heals_everything() {
-    let world = three_users();
-    let (alice, bob) = (world.alice(), world.bob());
-    let before = || {
-        next(&bob, "-publish 8090:80").kill();
-        world.until_leases_are(&[]);
-    };
-    at_each_step(&world, &alice, &format!("{AT} -publish 8080:80"), before, |frozen, pod| {
-        world.sh("nft flush ruleset");
-        let (outcome, why) = let_go(frozen);
-        match outcome.status {
-            0 => assert!(outcome.err.is_empty(), "{why}"),
-            1 => assert!(outcome.is_one_line() && !is_attached(pod), "{why}"),
-            _ => panic!("{why}"),
-        }
-        alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();
-        only_this_leads_to(&world, pod, 8080, &why);
-        Vec::new()
-    });
 }
 
 #[test]

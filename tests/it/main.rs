@@ -40,6 +40,7 @@ mod runner;
 mod runners;
 mod scale;
 mod spoofing;
+mod stopped_publishers;
 mod target;
 mod usage;
 mod way_out;
