@@ -197,6 +197,23 @@ fn a_bridge_of_others_is_routed_after_an_upgrade() {
 }
 
 #[test]
+fn a_bridge_of_others_is_routed_once_the_tables_of_an_earlier_version_are_replaced() {
+    let world = World::with_policy(&policy("address = \"10.10.10.1/29\""));
+    let bridges = Bridges::new(&world);
+    let good = content(&world);
+    std::fs::write(world.path("/run/earlier"), include_str!("earlier.nft")).unwrap();
+    for how in ["attach", "prune"] {
+        world.sh("nft flush ruleset; nft -f /run/earlier");
+        match how {
+            "attach" => bridges.attach(),
+            _ => drop(world.alice().netsetgo("-prune").done()),
+        }
+        same(&content(&world), &good, how);
+        bridges.are_routed(how);
+    }
+}
+
+#[test]
 fn a_port_that_others_forward_leads_on_where_the_host_is_no_router() {
     let world = World::new();
     let (a, _b) = neighbours(&world);
