@@ -56,11 +56,11 @@ pub struct Configuration {
 }
 
 /// What the child answers: to [`Order::LookUp`] the container end, and to the other orders nothing more than
-/// that it is done. A failure has an error number of `errno(3)`.
+/// that it is done. A failure has the step that failed, and an error number of `errno(3)`.
 ///
 /// The child looks the container end up without being told, as soon as it is in. So its first answer also
 /// says that the kernel has let it in.
-type Answer = Result<Option<End>, (Step, i32)>;
+type Answer = Result<Option<End>, (String, i32)>;
 
 /// The container end, as the inside tells of it. Nothing is decided by this alone.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -71,39 +71,20 @@ pub struct End {
     pub peer: Option<u32>,
 }
 
-/// The step at which the child failed.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-enum Step {
-    Socket,
-    LookUp,
-    Up,
-    Address,
-    Route,
-    Loopback,
-    Remove,
-}
+/// The steps of the child for which an error has a remedy.
+const LOOK_UP: &str = "looking the interface up";
+const ROUTE: &str = "adding the default route";
 
-impl Step {
-    fn failed(self, errno: i32) -> Error {
-        let errno = Errno::from_raw(errno);
-        let (step, remedy) = match (self, errno) {
-            (Step::Socket, _) => ("opening a netlink socket", ""),
-            (Step::LookUp, Errno::ENODEV) => {
-                ("looking the interface up", ": a process inside the container removed it")
-            }
-            (Step::LookUp, _) => ("looking the interface up", ""),
-            (Step::Up, _) => ("setting the interface up", ""),
-            (Step::Address, _) => ("adding the address", ""),
-            (Step::Route, Errno::EEXIST) => (
-                "adding the default route",
-                ": the container has another one already; remove that first (ip route del default)",
-            ),
-            (Step::Route, _) => ("adding the default route", ""),
-            (Step::Loopback, _) => ("setting lo up", ""),
-            (Step::Remove, _) => ("deleting the interface", ""),
-        };
-        Failed::Inside { step, errno, remedy }.into()
-    }
+fn failed(step: String, errno: i32) -> Error {
+    let errno = Errno::from_raw(errno);
+    let remedy = match (step.as_str(), errno) {
+        (LOOK_UP, Errno::ENODEV) => ": a process inside the container removed it",
+        (ROUTE, Errno::EEXIST) => {
+            ": the container has another one already; remove that first (ip route del default)"
+        }
+        _ => "",
+    };
+    Failed::Inside { step, errno, remedy }.into()
 }
 
 /// The child, seen from its parent. Dropping it ends the child.
@@ -171,7 +152,7 @@ impl Inside {
     fn answer(&mut self) -> Result<Option<End>> {
         self.at_work = false;
         let answer: Answer = self.child.channel.receive().ok_or(Failed::ChildGone)?;
-        answer.map_err(|(step, errno)| step.failed(errno))
+        answer.map_err(|(step, errno)| failed(step, errno))
     }
 }
 
@@ -184,9 +165,9 @@ fn live(parent: &Channel, target: &Target, caller: &Caller, end: &IfName) -> Opt
     loop {
         let outcome = match &mut netlink {
             Ok(netlink) => carry_out(&order, netlink, end),
-            Err(error) => Err((Step::Socket, error.errno())),
+            Err(error) => Err(("opening a netlink socket", error.errno())),
         };
-        let answer: Answer = outcome.map_err(|(step, errno)| (step, errno as i32));
+        let answer: Answer = outcome.map_err(|(step, errno)| (step.to_owned(), errno as i32));
         parent.send(&answer)?;
         // A child that does not stay ends while its parent goes on.
         if matches!(order, Order::Configure(Configuration { stay: false, .. })) {
@@ -214,23 +195,24 @@ fn carry_out(
     order: &Order,
     netlink: &mut Netlink,
     name: &IfName,
-) -> Result<Option<End>, (Step, Errno)> {
-    let end = link::get(netlink, By::Name(name)).map_err(at(Step::LookUp))?;
+) -> Result<Option<End>, (&'static str, Errno)> {
+    let end = link::get(netlink, By::Name(name)).map_err(at(LOOK_UP))?;
     let index_if = |peer| match &end {
         Some(end) if end.peer == Some(peer) => Ok(end.index),
-        _ => Err((Step::LookUp, Errno::ENODEV)),
+        _ => Err((LOOK_UP, Errno::ENODEV)),
     };
     match order {
         Order::LookUp => return Ok(end.map(|end| End { index: end.index, peer: end.peer })),
         Order::Configure(wanted) => configure(netlink, index_if(wanted.peer)?, wanted)?,
         Order::Remove { peer } => {
-            link::delete(netlink, By::Index(index_if(*peer)?)).map_err(at(Step::Remove))?;
+            link::delete(netlink, By::Index(index_if(*peer)?))
+                .map_err(at("deleting the interface"))?;
         }
     }
     Ok(None)
 }
 
-fn at(step: Step) -> impl Fn(netlink::Error) -> (Step, Errno) {
+fn at(step: &'static str) -> impl Fn(netlink::Error) -> (&'static str, Errno) {
     move |error| (step, error.errno())
 }
 
@@ -240,27 +222,27 @@ fn configure(
     netlink: &mut Netlink,
     index: u32,
     wanted: &Configuration,
-) -> Result<(), (Step, Errno)> {
+) -> Result<(), (&'static str, Errno)> {
     let address = Cidr { ip: wanted.address, prefix: wanted.prefix };
-    let mut changes =
-        vec![(Step::Up, link::set_up(index)), (Step::Address, route::address(index, address))];
+    let mut changes = vec![
+        ("setting the interface up", link::set_up(index)),
+        ("adding the address", route::address(index, address)),
+    ];
     if wanted.loopback {
-        changes.push((Step::Loopback, link::set_up(LOOPBACK)));
+        changes.push(("setting lo up", link::set_up(LOOPBACK)));
     }
     // The route is last: if it is there already, the rest is done all the same.
-    changes.push((Step::Route, route::default_route(index, wanted.gateway)));
+    changes.push((ROUTE, route::default_route(index, wanted.gateway)));
     let (steps, requests): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
     let Err(error) = netlink.change_all(requests) else { return Ok(()) };
-    let step = steps.get(error.request()).copied().unwrap_or(Step::Up);
-    let exists = matches!(step, Step::Route) && error.is(Errno::EEXIST);
-    if exists
-        && route::has_default_route(netlink, index, wanted.gateway).map_err(at(Step::Route))?
-    {
+    let step = steps.get(error.request()).copied().unwrap_or_default();
+    let exists = step == ROUTE && error.is(Errno::EEXIST);
+    if exists && route::has_default_route(netlink, index, wanted.gateway).map_err(at(ROUTE))? {
         return Ok(());
     }
     // The route that was there may have been this interface's, and be gone with it.
-    if exists && link::get(netlink, By::Index(index)).map_err(at(Step::LookUp))?.is_none() {
-        return Err((Step::LookUp, Errno::ENODEV));
+    if exists && link::get(netlink, By::Index(index)).map_err(at(LOOK_UP))?.is_none() {
+        return Err((LOOK_UP, Errno::ENODEV));
     }
     Err(at(step)(error))
 }

@@ -169,7 +169,7 @@ pub enum Failed {
     #[error("starting a child process: {0}{1}")]
     Fork(Errno, &'static str),
     #[error("inside the container: {step}: {errno}{remedy}")]
-    Inside { step: &'static str, errno: Errno, remedy: &'static str },
+    Inside { step: String, errno: Errno, remedy: &'static str },
     #[error("inside the container: the child that works there ended early")]
     ChildGone,
     #[error(

@@ -9,7 +9,7 @@ use crate::privilege::child::LONGEST;
 pub fn check(bytes: &[u8]) {
     let bytes = bytes.get(..LONGEST).unwrap_or(bytes);
     if let Some(Err((step, errno))) = same::<Answer>(bytes) {
-        one_line(step.failed(errno), 0);
+        one_line(failed(step, errno), 0);
     }
     same::<Order>(bytes);
 }
