@@ -178,7 +178,7 @@ fn subnets(host: &mut Host, grant: &Grant) -> Result<Vec<Cidr>> {
 
 /// The bridges that are in the tables.
 pub fn bridges(host: &mut Host) -> Result<Vec<Link>> {
-    let known = host.ruleset("reading it", |ruleset| ruleset.elements(&BRIDGES))?;
+    let known = host.elements(&BRIDGES)?;
     let mut links = Vec::new();
     for element in known {
         let name: Vec<u8> = element.key.into_iter().take_while(|byte| *byte != 0).collect();

@@ -10,10 +10,11 @@ use super::lease::is_of_a_lease;
 use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::link::{self, By, Kind, Link};
 use crate::kernel::netlink::{self, Netlink};
-use crate::kernel::nftables::Ruleset;
+use crate::kernel::nftables::{Element, Ruleset, Set};
+use crate::kernel::route;
 use crate::privilege::capability::Privilege;
 use crate::report::error::{Failed, Result};
-use crate::request::address::IfName;
+use crate::request::address::{Cidr, IfName};
 
 /// The network of the namespace that this process is in. Links, addresses and routes are read without a
 /// capability; each other request raises CAP_NET_ADMIN for itself.
@@ -47,6 +48,12 @@ impl Host<'_> {
         self.netlink.has_name(name).map_err(Failed::netlink("looking a name up"))
     }
 
+    /// The addresses that are the host's own, in ranges.
+    pub fn local_addresses(&mut self) -> Result<Vec<Cidr>> {
+        let read = route::local_addresses(&mut self.netlink);
+        read.map_err(Failed::netlink("reading the host's addresses"))
+    }
+
     /// The host ends of all containers.
     pub fn leases(&mut self) -> Result<Vec<Link>> {
         let mut links = link::all(&mut self.netlink, Kind::Veth)
@@ -78,6 +85,16 @@ impl Host<'_> {
             none => none.insert(Ruleset::open().map_err(failed)?),
         };
         Ok(request(ruleset).map_err(failed)?)
+    }
+
+    /// The element of `set` with this key.
+    pub fn element(&mut self, set: &Set, key: Vec<u8>) -> Result<Option<Element>> {
+        self.ruleset("reading it", |ruleset| ruleset.element(set, key))
+    }
+
+    /// All elements of `set`.
+    pub fn elements(&mut self, set: &Set) -> Result<Vec<Element>> {
+        self.ruleset("reading it", |ruleset| ruleset.elements(set))
     }
 
     /// Makes the kernel forget flows. They are read first; then `still` says of each container's address

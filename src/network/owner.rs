@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use super::Host;
 use super::lease::{self, Lease, Wanted};
 use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic, owner};
-use crate::kernel::nftables::{Batch, Element, Ruleset};
+use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::{conntrack, route};
 use crate::publish;
 use crate::report::error::{Failed, Result};
@@ -17,9 +17,7 @@ use crate::target::Target;
 
 /// The uid of the user who had the address last. `None`: no user had it since the tables were made.
 pub fn last_user(host: &mut Host, ip: Ipv4Addr) -> Result<Option<u32>> {
-    let key = ip.octets().into();
-    let found = host.ruleset("reading it", |ruleset| ruleset.element(&OWNERS, key))?;
-    Ok(found.as_ref().and_then(uid))
+    Ok(host.element(&OWNERS, ip.octets().into())?.as_ref().and_then(uid))
 }
 
 /// The uid in an element of the map `owners`.
@@ -35,12 +33,10 @@ pub struct History {
 
 impl History {
     pub fn read(host: &mut Host) -> Result<History> {
-        let mut elements =
-            |set| host.ruleset("reading it", |ruleset: &mut Ruleset| ruleset.elements(set));
         let owner = |element: &Element| Some((element.ipv4()?, uid(element)?));
         Ok(History {
-            owners: elements(&OWNERS)?.iter().filter_map(owner).collect(),
-            publishing: elements(&PUBLISHING)?.iter().filter_map(Element::ipv4).collect(),
+            owners: host.elements(&OWNERS)?.iter().filter_map(owner).collect(),
+            publishing: host.elements(&PUBLISHING)?.iter().filter_map(Element::ipv4).collect(),
         })
     }
 

@@ -13,7 +13,6 @@ mod encode;
 mod plan;
 pub mod remove;
 
-use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -22,8 +21,7 @@ use self::plan::{Plan, Ports, check_granted, plan};
 use self::remove::prune;
 use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic};
 use crate::kernel::conntrack;
-use crate::kernel::nftables::{Batch, Element, Set};
-use crate::kernel::route;
+use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::{self, Lease, Wanted};
@@ -52,14 +50,12 @@ pub fn check(
         return Ok(());
     }
     check_granted(grant, mappings)?;
-    let asked: HashSet<_> = mappings.iter().filter_map(|mapping| mapping.host_ip).collect();
+    let local = host.local_addresses()?;
+    let is_local = |ip: &Ipv4Addr| local.iter().any(|range| range.contains(*ip));
+    let mut asked = mappings.iter().filter_map(|mapping| mapping.host_ip);
     // The address of a bridge that is not there yet will be.
-    for ip in asked.into_iter().filter(|ip| *ip != grant.address.ip) {
-        let local = route::local_addresses(&mut host.netlink);
-        let local = local.map_err(Failed::netlink("reading the host's addresses"))?;
-        if !local.iter().any(|range| range.contains(ip)) {
-            return Err(Usage::HostAddress(ip).into());
-        }
+    if let Some(ip) = asked.find(|ip| *ip != grant.address.ip && !is_local(ip)) {
+        return Err(Usage::HostAddress(ip).into());
     }
     let own = own.map(|lease| lease.address.ip);
     loop {
@@ -108,7 +104,7 @@ pub fn publish(
         let published = is_published(host, ip)? && !plan.added.is_empty();
         if published {
             let own =
-                elements(host, &PORTS)?.iter().filter(|port| leads_to(port) == Some(ip)).count();
+                host.elements(&PORTS)?.iter().filter(|port| leads_to(port) == Some(ip)).count();
             if own + plan.added.len() > MOST_PORTS {
                 return Err(Failed::ManyPorts(MOST_PORTS).into());
             }
@@ -140,13 +136,12 @@ fn mark(ip: Ipv4Addr) -> Element {
 
 /// Whether something may be published for the container at this address.
 pub fn is_published(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
-    let found = host.ruleset("reading it", |ruleset| ruleset.element(&PUBLISHING, mark(ip).key))?;
-    Ok(found.is_some())
+    Ok(host.element(&PUBLISHING, mark(ip).key)?.is_some())
 }
 
 /// All that is published: the container's address, the name of its host end, and the mapping.
 pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
-    let all = elements(host, &PORTS)?.into_iter();
+    let all = host.elements(&PORTS)?.into_iter();
     Ok(all
         .filter_map(|port| encode::mapping(&port).map(|(ip, mapping)| (ip, port.comment, mapping)))
         .collect())
@@ -160,8 +155,7 @@ fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
         return Ok(());
     }
     // What is published stays so, also where this cannot be looked up.
-    let (Ok(sockets), Ok(local)) = (Places::of_udp(), route::local_addresses(&mut host.netlink))
-    else {
+    let (Ok(sockets), Ok(local)) = (Places::of_udp(), host.local_addresses()) else {
         return Ok(());
     };
     for mapping in plan.added.iter().filter(of_udp) {
@@ -169,17 +163,12 @@ fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
         host.forget_flows(
             |netlink| conntrack::leading_elsewhere(netlink, mapping, ip, &local, in_use),
             |host, _| {
-                let key = encode::key(mapping);
-                let element = host.ruleset("reading it", |ruleset| ruleset.element(&PORTS, key))?;
+                let element = host.element(&PORTS, encode::key(mapping))?;
                 Ok(element.is_some_and(|element| element.value == encode::value(ip, mapping)))
             },
         )?;
     }
     Ok(())
-}
-
-fn elements(host: &mut Host, set: &Set) -> Result<Vec<Element>> {
-    host.ruleset("reading it", |ruleset| ruleset.elements(set))
 }
 
 /// What the fuzz targets check here.

@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::Ipv4Addr;
 
+use super::PORTS;
 use super::encode;
-use super::{PORTS, elements};
 use crate::kernel::link::By;
 use crate::kernel::nftables::Element;
-use crate::kernel::route;
 use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::index_of;
@@ -145,8 +144,7 @@ impl<'a, 'h> Ports<'a, 'h> {
             return Ok(vec![mapping.host_ip, None]);
         }
         if self.local.is_none() {
-            let ranges = route::local_addresses(&mut self.host.netlink)
-                .map_err(Failed::netlink("reading the host's addresses"))?;
+            let ranges = self.host.local_addresses()?;
             let mut local: Vec<_> =
                 ranges.iter().filter(|range| range.prefix == 32).map(|range| range.ip).collect();
             local.push(Ipv4Addr::LOCALHOST);
@@ -203,8 +201,7 @@ impl Lookup for Ports<'_, '_> {
         if !super::is_published(self.host, own)? {
             return Ok(Vec::new());
         }
-        let all =
-            elements(self.host, &PORTS)?.into_iter().filter_map(|port| encode::mapping(&port));
+        let all = self.host.elements(&PORTS)?.into_iter().filter_map(|port| encode::mapping(&port));
         let alike = |(ip, port): &(Ipv4Addr, Mapping)| {
             *ip == own && Mapping { host_port: 0, ..*port } == Mapping { host_port: 0, ..*mapping }
         };

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use super::encode::{leads_to, live};
-use super::{elements, is_published, mark};
+use super::{is_published, mark};
 use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, optimistic};
 use crate::kernel::link::By;
 use crate::kernel::nftables::{Batch, Element};
@@ -49,14 +49,14 @@ pub fn prune(host: &mut Host) -> Result<()> {
 fn remove(host: &mut Host, scope: impl Fn(&mut Host, Ipv4Addr) -> Result<Scope>) -> Result<()> {
     let removed = optimistic(host, |host| {
         let mut scopes = HashMap::new();
-        for ip in elements(host, &PUBLISHING)?.iter().filter_map(Element::ipv4) {
+        for ip in host.elements(&PUBLISHING)?.iter().filter_map(Element::ipv4) {
             scopes.insert(ip, scope(host, ip)?);
         }
         scopes.retain(|_, scope| !matches!(scope, Scope::Nothing));
         if scopes.is_empty() {
             return Ok(Step::Done(Vec::new()));
         }
-        let (ports, live) = (elements(host, &PORTS)?, elements(host, &LIVE)?);
+        let (ports, live) = (host.elements(&PORTS)?, host.elements(&LIVE)?);
         let (batch, gone) = removal(&scopes, ports, live);
         Ok(Step::Commit(batch, gone))
     })?;
