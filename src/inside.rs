@@ -159,7 +159,7 @@ impl Inside {
 /// The child's life. `None` when the kernel does not let the child in, or when the parent has ended.
 fn live(parent: &Channel, target: &Target, caller: &Caller, end: &IfName) -> Option<()> {
     join(target, caller)?;
-    filter::install(&filter::INSIDE).ok()?;
+    filter::install(filter::INSIDE).ok()?;
     let mut netlink = Netlink::open();
     let mut order = Order::LookUp;
     loop {

@@ -31,20 +31,24 @@ pub(super) fn empty_bounding_set() {
     }
 }
 
+/// Changes the capability sets of the process.
+fn change(to: impl FnOnce(Capabilities) -> Capabilities) -> nix::Result<()> {
+    set_capabilities(to(capabilities()?))
+}
+
 /// Keeps [`KEPT`], as far as the installation gave them, and takes all capabilities out of effect.
 ///
 /// Root keeps all, and two are out of effect: with CAP_SYS_MODULE or CAP_NET_ADMIN in effect the
 /// kernel loads a module for each unknown interface name that it is asked for
 /// ([`crate::privilege::sys::interface_name_exists`]).
 pub(super) fn cut(root: bool) -> nix::Result<()> {
-    let held = capabilities()?;
     if root {
         let out = bits(&[Capability::CAP_SYS_MODULE, Capability::CAP_NET_ADMIN]);
-        return set_capabilities(Capabilities { effective: held.effective & !out, ..held });
+        return change(|held| Capabilities { effective: held.effective & !out, ..held });
     }
     caps::clear(None, CapSet::Ambient).map_err(|_| Errno::EPERM)?;
-    let permitted = held.permitted & bits(&KEPT);
-    set_capabilities(Capabilities { effective: 0, permitted, inheritable: 0 })
+    let kept = |held: Capabilities| held.permitted & bits(&KEPT);
+    change(|held| Capabilities { effective: 0, permitted: kept(held), inheritable: 0 })
 }
 
 /// Whether the process holds at most [`KEPT`], and has none in effect.
@@ -67,12 +71,10 @@ pub struct Privilege {
 impl Privilege {
     /// Brings `capability` into effect until the answer is dropped.
     pub fn raise(&self, capability: Capability) -> Result<Raised> {
-        let raise = |held: Capabilities| {
-            let effective = held.effective | capability.bitmask();
-            set_capabilities(Capabilities { effective, ..held })
-        };
-        capabilities().and_then(raise).map_err(failed("raising a capability"))?;
-        Ok(Raised { capability })
+        let bit = capability.bitmask();
+        change(|held| Capabilities { effective: held.effective | bit, ..held })
+            .map_err(failed("raising a capability"))?;
+        Ok(Raised(bit))
     }
 
     /// Whether `capability` can be raised.
@@ -86,29 +88,24 @@ impl Privilege {
     }
 }
 
-/// Keeps of the permitted capabilities these bits alone, and of those in effect as well. `raise` brings
-/// them all into effect.
+/// Keeps of the permitted capabilities these bits alone, and of those in effect as well. `raise`
+/// brings them all into effect.
 fn keep(bits: u64, raise: bool) -> nix::Result<()> {
-    let held = capabilities()?;
-    let permitted = held.permitted & bits;
-    let effective = if raise { bits } else { held.effective & bits };
-    set_capabilities(Capabilities { effective, permitted, ..held })
+    change(|held| Capabilities {
+        effective: if raise { bits } else { held.effective & bits },
+        permitted: held.permitted & bits,
+        ..held
+    })
 }
 
 /// A capability in effect, until this is dropped.
 #[derive(Debug)]
 #[must_use = "the capability is in effect only while this lives"]
-pub struct Raised {
-    capability: Capability,
-}
+pub struct Raised(u64);
 
 impl Drop for Raised {
     fn drop(&mut self) {
-        let lower = |held: Capabilities| {
-            let effective = held.effective & !self.capability.bitmask();
-            set_capabilities(Capabilities { effective, ..held })
-        };
-        if capabilities().and_then(lower).is_err() {
+        if change(|held| Capabilities { effective: held.effective & !self.0, ..held }).is_err() {
             // To go on with a capability in effect is worse than to end here.
             abort();
         }

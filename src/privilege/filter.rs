@@ -7,7 +7,7 @@
 use std::env::consts::ARCH;
 use std::mem::offset_of;
 
-use nix::libc::{self, c_int, c_long, seccomp_data, sock_filter};
+use nix::libc::*;
 
 use super::sys;
 use crate::report::error::{Failed, Result};
@@ -16,7 +16,7 @@ use crate::request::cli::Request;
 /// A system call that stays allowed: with any arguments, or only if the low half of one argument
 /// is, behind a mask, one of these values.
 #[derive(Clone, Copy)]
-struct Call(c_long, Option<(usize, c_int, &'static [c_int])>);
+pub struct Call(c_long, Option<(usize, c_int, &'static [c_int])>);
 
 const fn any(number: c_long) -> Call {
     Call(number, None)
@@ -31,131 +31,81 @@ const fn without(number: c_long, argument: usize, mask: c_int) -> Call {
     Call(number, Some((argument, mask, &[0])))
 }
 
-/// Builds with debug assertions look at a descriptor before they close it. musl sets close-on-exec anew.
-const FCNTL: &[c_int] =
-    if cfg!(target_env = "musl") { &[libc::F_GETFD, libc::F_SETFD] } else { &[libc::F_GETFD] };
+#[rustfmt::skip]
+const NAMESPACES: c_int = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC
+    | CLONE_NEWUTS | CLONE_NEWCGROUP;
 
-/// What both processes need: memory, messages, their end, and what the C library does on its own.
+// The lists are for both C libraries, and a debug build makes some of the calls alone. The kernel
+// continues a call by restart_syscall after a stop. A clone makes a process, but no thread and no
+// namespace.
+
+/// What both processes need.
+#[rustfmt::skip] // A purpose in a line.
 const EITHER: &[Call] = &[
-    any(libc::SYS_brk),
-    any(libc::SYS_close),
-    any(libc::SYS_exit_group),
-    // A build with debug assertions looks at a descriptor before it closes it.
-    one_of(libc::SYS_fcntl, 1, FCNTL),
-    any(libc::SYS_futex),
-    any(libc::SYS_getpid),
-    any(libc::SYS_getrandom),
-    any(libc::SYS_gettid),
-    any(libc::SYS_madvise),
-    without(libc::SYS_mmap, 2, libc::PROT_EXEC),
-    without(libc::SYS_mprotect, 2, libc::PROT_EXEC),
-    any(libc::SYS_mremap),
-    any(libc::SYS_munmap),
-    any(libc::SYS_recvfrom),
-    // The kernel continues a call by this one after a stop.
-    any(libc::SYS_restart_syscall),
-    any(libc::SYS_rt_sigaction),
-    any(libc::SYS_rt_sigprocmask),
-    any(libc::SYS_sendto),
-    any(libc::SYS_setsockopt),
-    // For abort(3), in the words of both C libraries.
-    one_of(libc::SYS_tgkill, 2, &[libc::SIGABRT]),
-    one_of(libc::SYS_tkill, 1, &[libc::SIGABRT]),
-    #[cfg(target_env = "musl")]
-    any(libc::SYS_exit),
-    any(libc::SYS_write),
-    any(libc::SYS_writev),
+    any(SYS_brk), any(SYS_madvise), any(SYS_mremap), any(SYS_munmap), // memory
+    without(SYS_mmap, 2, PROT_EXEC), without(SYS_mprotect, 2, PROT_EXEC), // and none to run
+    any(SYS_recvfrom), any(SYS_sendto), any(SYS_setsockopt), // messages
+    any(SYS_write), any(SYS_writev), any(SYS_close), one_of(SYS_fcntl, 1, &[F_GETFD, F_SETFD]),
+    any(SYS_getpid), any(SYS_gettid), any(SYS_getrandom), any(SYS_futex), // the C library's own
+    any(SYS_rt_sigaction), any(SYS_rt_sigprocmask), any(SYS_restart_syscall), // signals
+    any(SYS_exit), any(SYS_exit_group), // the end
+    one_of(SYS_tgkill, 2, &[SIGABRT]), one_of(SYS_tkill, 1, &[SIGABRT]), // abort(3)
+];
+
+const IOCTLS: &[c_int] = &[
+    NS_GET_USERNS as c_int,
+    NS_GET_NSTYPE as c_int,
+    SIOCGIFNAME as c_int,
+    SIOCGIFINDEX as c_int,
 ];
 
 /// What the run needs besides, and the child on its way into the container.
+#[rustfmt::skip]
 const RUN: &[Call] = &[
-    any(libc::SYS_capget),
-    any(libc::SYS_capset),
-    any(libc::SYS_clock_gettime),
-    any(libc::SYS_clock_nanosleep),
-    // It makes a process, but no thread and no namespace.
-    without(
-        libc::SYS_clone,
-        0,
-        libc::CLONE_NEWUSER
-            | libc::CLONE_NEWNET
-            | libc::CLONE_NEWNS
-            | libc::CLONE_NEWPID
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWCGROUP
-            | libc::CLONE_THREAD
-            | libc::CLONE_VM,
-    ),
-    any(libc::SYS_connect),
-    any(libc::SYS_fstat),
-    any(libc::SYS_fstatfs),
-    any(libc::SYS_getdents64),
-    any(libc::SYS_getgid),
-    any(libc::SYS_getgroups),
-    one_of(
-        libc::SYS_ioctl,
-        1,
-        &[
-            libc::SIOCGIFNAME as c_int,
-            libc::SIOCGIFINDEX as c_int,
-            libc::NS_GET_USERNS as c_int,
-            libc::NS_GET_NSTYPE as c_int,
-        ],
-    ),
-    any(libc::SYS_lseek),
-    any(libc::SYS_newfstatat),
-    without(libc::SYS_openat, 2, libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND),
-    any(libc::SYS_pidfd_open),
-    #[cfg(target_arch = "x86_64")]
-    any(libc::SYS_poll),
-    #[cfg(target_env = "musl")]
-    any(libc::SYS_readv),
-    #[cfg(target_env = "musl")]
-    any(libc::SYS_set_tid_address),
-    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
-    any(libc::SYS_fork),
-    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
-    without(libc::SYS_open, 1, libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND),
-    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
-    any(libc::SYS_stat),
-    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
-    any(libc::SYS_lstat),
-    any(libc::SYS_ppoll),
-    one_of(libc::SYS_prctl, 0, &[libc::PR_SET_DUMPABLE, libc::PR_SET_SECCOMP]),
-    any(libc::SYS_read),
-    one_of(libc::SYS_setns, 1, &[libc::CLONE_NEWUSER, libc::CLONE_NEWNET]),
-    any(libc::SYS_set_robust_list),
-    one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK, libc::AF_UNIX]),
-    any(libc::SYS_socketpair),
-    any(libc::SYS_statx),
-    one_of(libc::SYS_wait4, 2, &[0]),
+    any(SYS_capget), any(SYS_capset), any(SYS_getgid), any(SYS_getgroups), // rights
+    one_of(SYS_prctl, 0, &[PR_SET_DUMPABLE, PR_SET_SECCOMP]), // fewer rights
+    any(SYS_clock_gettime), any(SYS_clock_nanosleep), any(SYS_ppoll), // time
+    without(SYS_openat, 2, O_CREAT | O_TRUNC | O_APPEND), any(SYS_getdents64), // files
+    any(SYS_read), any(SYS_readv), any(SYS_lseek), // files
+    any(SYS_fstat), any(SYS_fstatfs), any(SYS_newfstatat), any(SYS_statx), // files
+    one_of(SYS_socket, 0, &[AF_NETLINK, AF_UNIX]), any(SYS_socketpair), any(SYS_connect), // sockets
+    without(SYS_clone, 0, NAMESPACES | CLONE_THREAD | CLONE_VM), // the child
+    any(SYS_set_tid_address), any(SYS_set_robust_list), one_of(SYS_wait4, 2, &[0]), // the child
+    any(SYS_pidfd_open), one_of(SYS_setns, 1, &[CLONE_NEWUSER, CLONE_NEWNET]), // the target
+    one_of(SYS_ioctl, 1, IOCTLS), // the target, and which interfaces there are
 ];
 
+/// The older names of calls above, by which musl makes them.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const OLDER: &[Call] = &[
+    any(SYS_poll), any(SYS_fork), any(SYS_stat), any(SYS_lstat),
+    without(SYS_open, 1, O_CREAT | O_TRUNC | O_APPEND),
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[Call] = &[];
+
 /// What the child needs besides, once it is inside: a socket of the routing service.
-const CHILD: &[Call] = &[any(libc::SYS_connect), one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK])];
+const CHILD: &[Call] = &[any(SYS_connect), one_of(SYS_socket, 0, &[AF_NETLINK])];
 
 /// What the trial of `-check` needs besides: a container of its own.
-const TRIAL: &[Call] = &[one_of(libc::SYS_unshare, 0, &[libc::CLONE_NEWUSER | libc::CLONE_NEWNET])];
+const TRIAL: &[Call] = &[one_of(SYS_unshare, 0, &[CLONE_NEWUSER | CLONE_NEWNET])];
 
 /// The system calls that a process may make.
-pub struct Filter(&'static [&'static [Call]]);
+pub type Filter = &'static [&'static [Call]];
 
 /// A run, from when its arguments are read.
-const OUTSIDE: Filter = Filter(&[EITHER, RUN]);
+const OUTSIDE: Filter = &[EITHER, RUN, OLDER];
 
 /// A run of `-check`.
-const CHECK: Filter = Filter(&[EITHER, RUN, TRIAL]);
+const CHECK: Filter = &[EITHER, RUN, OLDER, TRIAL];
 
 /// The child, once it is inside the container.
-pub const INSIDE: Filter = Filter(&[EITHER, CHILD]);
+pub const INSIDE: Filter = &[EITHER, CHILD];
 
 /// The filter for a request.
-pub fn for_request(request: &Request) -> &'static Filter {
-    match request {
-        Request::Check => &CHECK,
-        _ => &OUTSIDE,
-    }
+pub fn for_request(request: &Request) -> Filter {
+    if *request == Request::Check { CHECK } else { OUTSIDE }
 }
 
 /// Leaves this process, and each one that it starts, what `filter` allows. Filters add up: a later
@@ -163,14 +113,14 @@ pub fn for_request(request: &Request) -> &'static Filter {
 ///
 /// The numbers of system calls mean something on one machine only (`AUDIT_ARCH_*`,
 /// `linux/audit.h`). On other machines than these there is no filter.
-pub fn install(filter: &Filter) -> Result<()> {
+pub fn install(filter: Filter) -> Result<()> {
     let machine = match ARCH {
         "x86_64" => 0xc000_003e,
         "aarch64" => 0xc000_00b7,
         "riscv64" => 0xc000_00f3,
         _ => return Ok(()),
     };
-    Ok(sys::set_filter(&program(filter.0, machine)).map_err(Failed::Filter)?)
+    Ok(sys::set_filter(&program(filter, machine)).map_err(Failed::Filter)?)
 }
 
 /// The filter's program: a plain list, which the kernel reads from the top.
@@ -182,12 +132,12 @@ pub fn install(filter: &Filter) -> Result<()> {
 fn program(lists: &[&[Call]], machine: u32) -> Vec<sock_filter> {
     // The kernel's codes have 16 bits, the C library's constants 32.
     let step = |code: u32, k: u32, jt, jf| sock_filter { code: code as u16, jt, jf, k };
-    let load = |at: usize| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at as u32, 0, 0);
-    let and = |mask| step(libc::BPF_ALU | libc::BPF_AND, mask, 0, 0);
+    let load = |at: usize| step(BPF_LD | BPF_W | BPF_ABS, at as u32, 0, 0);
+    let and = |mask| step(BPF_ALU | BPF_AND, mask, 0, 0);
     // Skips so many steps if the loaded bits are `value`, and so many if not.
-    let skip_if = |value, yes, no| step(libc::BPF_JMP | libc::BPF_JEQ, value, yes, no);
-    let kill = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
-    let allow = step(libc::BPF_RET, libc::SECCOMP_RET_ALLOW, 0, 0);
+    let skip_if = |value, yes, no| step(BPF_JMP | BPF_JEQ, value, yes, no);
+    let kill = step(BPF_RET, SECCOMP_RET_KILL_PROCESS, 0, 0);
+    let allow = step(BPF_RET, SECCOMP_RET_ALLOW, 0, 0);
     let mut program = vec![
         load(offset_of!(seccomp_data, instruction_pointer)),
         load(offset_of!(seccomp_data, arch)),
@@ -239,8 +189,8 @@ mod tests {
                 }
                 (0x54, _) => value &= k,
                 (0x15, _) => at += usize::from(if value == k { jt } else { jf }),
-                (0x06, libc::SECCOMP_RET_ALLOW) => return true,
-                (0x06, libc::SECCOMP_RET_KILL_PROCESS) => return false,
+                (0x06, SECCOMP_RET_ALLOW) => return true,
+                (0x06, SECCOMP_RET_KILL_PROCESS) => return false,
                 other => panic!("an instruction {other:x?}"),
             }
         }
@@ -272,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_filters_in_use_leave_what_is_listed() {
-        for Filter(lists) in [OUTSIDE, CHECK, INSIDE] {
+        for lists in [OUTSIDE, CHECK, INSIDE] {
             let program = program(lists, X86);
             let allows = |call, value| allows(&program, X86, call, [value; 6]);
             let calls: Vec<_> = lists.iter().copied().flatten().collect();
