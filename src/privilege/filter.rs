@@ -52,12 +52,8 @@ const EITHER: &[Call] = &[
     one_of(SYS_tgkill, 2, &[SIGABRT]), one_of(SYS_tkill, 1, &[SIGABRT]), // abort(3)
 ];
 
-const IOCTLS: &[c_int] = &[
-    NS_GET_USERNS as c_int,
-    NS_GET_NSTYPE as c_int,
-    SIOCGIFNAME as c_int,
-    SIOCGIFINDEX as c_int,
-];
+const IOCTLS: &[c_int] =
+    &[NS_GET_USERNS as c_int, NS_GET_NSTYPE as c_int, SIOCGIFNAME as c_int, SIOCGIFINDEX as c_int];
 
 /// What the run needs besides, and the child on its way into the container.
 #[rustfmt::skip]

@@ -1,6 +1,6 @@
 //! What cannot be done: exit status 1, and nothing is left of the attempt.
 
-use crate::world::{ALICE, World};
+use crate::world::{ALICE, World, closed_takes_nothing};
 
 /// Lets alice attach containers to the bridge with this address.
 fn policy(address: &str) -> String {
@@ -239,7 +239,9 @@ fn standard_output_that_takes_nothing_is_an_error() {
     ] {
         let pod = alice.container();
         let attach = format!("{before} netsetgo -pid {pod} -json {after}");
-        world.undone(|| alice.sh(&attach)).failed("standard output");
+        if after != ">&-" || closed_takes_nothing() {
+            world.undone(|| alice.sh(&attach)).failed("standard output");
+        }
         // Where nothing is to be said, nothing is amiss.
         alice.netsetgo(format!("-pid {pod} {after}")).done();
         pod.kill();
@@ -247,7 +249,9 @@ fn standard_output_that_takes_nothing_is_an_error() {
     }
     for option in ["-help", "-version"] {
         alice.failed(format!("{option} >/dev/full"), "standard output");
-        alice.failed(format!("{option} >&-"), "standard output");
+        if closed_takes_nothing() {
+            alice.failed(format!("{option} >&-"), "standard output");
+        }
     }
     assert_eq!(neighbour.address(), "10.10.10.2/24");
 }
