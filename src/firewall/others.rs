@@ -11,7 +11,7 @@ use super::NAME;
 use super::elements::padded;
 use super::tables::set;
 use crate::kernel::answer::Attributes;
-use crate::kernel::link::{By, Link};
+use crate::kernel::link::By;
 use crate::kernel::nftables::{Answer, NFPROTO_INET, NFPROTO_IPV4, Table};
 use crate::kernel::route;
 use crate::network::Host;
@@ -77,18 +77,17 @@ fn first_packet(host: &mut Host, grant: &Grant) -> Result<Vec<Field>> {
         Some(index) => host.link(By::Index(index))?,
         None => None,
     };
-    let index = |key, link: &Link| ("meta", key, link.index.to_ne_bytes().to_vec());
-    let out_name = |link: &Link| Some(("meta", 7, padded(&link.name.parse().ok()?)));
-    let fields = [
-        Some(("meta", 6, padded(&grant.bridge))),
-        Some(("meta", 15, vec![NFPROTO_IPV4])),
-        Some(("meta", 16, vec![Protocol::Tcp.number()])),
-        Some(("ct", 0, NEW.to_ne_bytes().to_vec())),
-        host.link(By::Name(&grant.bridge))?.map(|link| index(4, &link)),
-        out.as_ref().map(|link| index(5, link)),
-        out.as_ref().and_then(out_name),
+    let mut fields = vec![
+        ("meta", 6, padded(&grant.bridge)),
+        ("meta", 15, vec![NFPROTO_IPV4]),
+        ("meta", 16, vec![Protocol::Tcp.number()]),
+        ("ct", 0, NEW.to_ne_bytes().to_vec()),
     ];
-    Ok(fields.into_iter().flatten().collect())
+    fields.extend(out.as_ref().and_then(|out| Some(("meta", 7, padded(&out.name.parse().ok()?)))));
+    for (link, key) in [(host.link(By::Name(&grant.bridge))?, 4), (out, 5)] {
+        fields.extend(link.map(|link| ("meta", key, link.index.to_ne_bytes().to_vec())));
+    }
+    Ok(fields)
 }
 
 /// Whether the set of this name has this key; `None` if that cannot be told.

@@ -74,23 +74,15 @@ pub enum By<'a> {
     Name(&'a IfName),
 }
 
-/// The message about the interface with this index; 0 is for any, or for a new one.
-pub fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+/// The message about an interface. The index 0 is for any, or for a new one.
+pub fn message(by: By, mut attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();
-    message.header.index = index;
+    match by {
+        By::Index(index) => message.header.index = index,
+        By::Name(name) => attributes.insert(0, LinkAttribute::IfName(name.to_string())),
+    }
     message.attributes = attributes;
     message
-}
-
-/// The message about the interface that is meant.
-fn about(by: By, mut attributes: Vec<LinkAttribute>) -> LinkMessage {
-    match by {
-        By::Index(index) => message(index, attributes),
-        By::Name(name) => {
-            attributes.insert(0, LinkAttribute::IfName(name.to_string()));
-            message(0, attributes)
-        }
-    }
 }
 
 /// Leaves counters out of an answer: this program does not need them, and they are most of the work.
@@ -100,14 +92,15 @@ fn skip_counters() -> LinkAttribute {
 
 /// Looks an interface up; `None` when there is none.
 pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
-    let question = RouteNetlinkMessage::GetLink(about(by, vec![skip_counters()]));
+    let question = RouteNetlinkMessage::GetLink(message(by, vec![skip_counters()]));
     Ok(found(netlink.ask(question))?.map(Answer::into))
 }
 
 /// All interfaces of this kind.
 pub fn all(netlink: &mut Netlink, kind: Kind) -> Result<Vec<Link>, Error> {
     let filter = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
-    let question = RouteNetlinkMessage::GetLink(message(0, vec![skip_counters(), filter]));
+    let question =
+        RouteNetlinkMessage::GetLink(message(By::Index(0), vec![skip_counters(), filter]));
     Ok(netlink.ask_all(question)?.into_iter().map(Answer::into).collect())
 }
 
@@ -115,7 +108,7 @@ pub fn all(netlink: &mut Netlink, kind: Kind) -> Result<Vec<Link>, Error> {
 /// the owner of the user namespace may.
 pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
     let namespace = LinkAttribute::IfNetnsId(link.peer_namespace?);
-    let question = message(link.peer?, vec![namespace, skip_counters()]);
+    let question = message(By::Index(link.peer?), vec![namespace, skip_counters()]);
     let answer: Answer = netlink.ask(RouteNetlinkMessage::GetLink(question)).ok()?;
     let inside = Link::from(answer);
     (inside.peer == Some(link.index)).then_some(inside.name)
@@ -134,12 +127,12 @@ pub fn namespace_id(netlink: &mut Netlink, of: Namespace) -> Result<Option<i32>,
 /// one, as "set link" does, and takes data of its kind as well (`rtnl_changelink`,
 /// `net/core/rtnetlink.c`).
 pub fn change(by: By, attributes: Vec<LinkAttribute>) -> Change {
-    (RouteNetlinkMessage::NewLink(about(by, attributes)), 0)
+    (RouteNetlinkMessage::NewLink(message(by, attributes)), 0)
 }
 
 /// The request to set an interface up.
 pub fn set_up(index: u32) -> Change {
-    (RouteNetlinkMessage::SetLink(up(message(index, Vec::new()))), 0)
+    (RouteNetlinkMessage::SetLink(up(message(By::Index(index), Vec::new()))), 0)
 }
 
 /// The request to set every interface of a group up; it succeeds where there is none
@@ -159,7 +152,7 @@ fn up(mut message: LinkMessage) -> LinkMessage {
 fn of_group(group: u32) -> Result<LinkMessage, Error> {
     match group {
         0 => Err(Error::Kernel(Errno::EINVAL, 0)),
-        _ => Ok(message(0, vec![LinkAttribute::Group(group)])),
+        _ => Ok(message(By::Index(0), vec![LinkAttribute::Group(group)])),
     }
 }
 
@@ -186,7 +179,7 @@ pub fn create(netlink: &mut Netlink, link: LinkMessage) -> Result<(), Error> {
 
 /// Deletes an interface, and with it its peer.
 pub fn delete(netlink: &mut Netlink, by: By) -> Result<(), Error> {
-    netlink.change((RouteNetlinkMessage::DelLink(about(by, Vec::new())), 0))
+    netlink.change((RouteNetlinkMessage::DelLink(message(by, Vec::new())), 0))
 }
 
 /// Deletes every interface of a group, and with each its peer (`rtnl_group_dellink`).

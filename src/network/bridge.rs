@@ -111,7 +111,7 @@ fn create(host: &mut Host, grant: &Grant) -> Result<()> {
         LinkAttribute::Mtu(passing_mtu(grant.mtu)),
     ];
     attributes.extend(settings(grant));
-    let bridge = link::message(0, attributes);
+    let bridge = link::message(By::Index(0), attributes);
     match host.change("creating the bridge", |netlink| link::create(netlink, bridge)) {
         Err(error) if error.is(Errno::EEXIST) => Ok(()),
         done => done,

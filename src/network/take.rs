@@ -12,7 +12,7 @@ use super::lease::{GROUP_MARK, Lease, Port, Wanted, find, index_of, slot_name};
 use super::pool::{Pool, lowest_free};
 use super::{Host, owner};
 use crate::inside::Inside;
-use crate::kernel::link::{self, Kind, Link};
+use crate::kernel::link::{self, By, Kind, Link};
 use crate::publish;
 use crate::report::error::{Error, Failed, Refused, Result};
 use crate::request::address::{Cidr, IfName, Mac};
@@ -166,7 +166,7 @@ fn veth_pair(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> Lin
     };
     let mut inside = end(wanted.container_end, Mac::of(ip), wanted.mtu);
     inside.push(LinkAttribute::NetNsFd(wanted.target.net.as_raw_fd()));
-    let peer = InfoVeth::Peer(link::message(0, inside));
+    let peer = InfoVeth::Peer(link::message(By::Index(0), inside));
     // A port with a lower MTU than the bridge's would lower that of everybody's.
     let mut outside = end(host_end, Mac::of_host_end(ip), bridge.mtu);
     outside.extend([
@@ -177,5 +177,5 @@ fn veth_pair(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> Lin
             LinkInfo::Data(InfoData::Veth(peer)),
         ]),
     ]);
-    link::message(index_of(ip), outside)
+    link::message(By::Index(index_of(ip)), outside)
 }

@@ -175,9 +175,8 @@ fn immediate(to: Register, data: DataAttribute) -> Expressions {
 fn concatenation(fields: &[Field]) -> Statement {
     let mut next = 0;
     let load = |field: &Field| {
-        let to = next;
         next += field.registers;
-        field.load(to)
+        field.load(next - field.registers)
     };
     fields.iter().flat_map(load).collect()
 }

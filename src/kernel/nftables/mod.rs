@@ -8,7 +8,9 @@ mod ruleset;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::DefaultNla;
-use netlink_packet_netfilter::nftables::{Expressions, InetHookNumber, NfTablesMessage};
+use netlink_packet_netfilter::nftables::{
+    Expressions, InetHookNumber, NfTablesMessage, NfTablesMessageType,
+};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage};
 use nix::libc;
 
@@ -136,9 +138,22 @@ impl Element {
     }
 }
 
-/// A message about a table, or something in it.
-fn message(table: Table, request: NfTablesMessage) -> NetfilterMessage {
+/// A message about a table, or something in it: the first attribute names the table, in each type of
+/// message. The others have the numbers of `linux/netfilter/nf_tables.h`.
+fn message(
+    table: Table,
+    request: NfTablesMessageType,
+    attributes: Vec<DefaultNla>,
+) -> NetfilterMessage {
+    let named = (!table.name.is_empty()).then(|| text(1, table.name));
+    let attributes = named.into_iter().chain(attributes).collect();
+    let request = NfTablesMessage::Other { message_type: request.into(), attributes };
     NetfilterMessage::new(NetfilterHeader::new(table.family.into(), 0, 0), request)
+}
+
+/// An attribute that is a text.
+fn text(kind: u16, words: &str) -> DefaultNla {
+    DefaultNla::new(kind, [words.as_bytes(), &[0]].concat())
 }
 
 /// An attribute that is a number.
@@ -149,8 +164,7 @@ fn number(kind: u16, value: u32) -> DefaultNla {
 /// A piece of user data: type, length and value, a byte each of the first two.
 fn user_data(kind: u8, value: &[u8]) -> Vec<u8> {
     let value = value.get(..usize::from(u8::MAX)).unwrap_or(value);
-    let length = u8::try_from(value.len()).unwrap_or(u8::MAX);
-    [&[kind, length], value].concat()
+    [&[kind, value.len() as u8], value].concat()
 }
 
 /// A piece of user data that is a text.

@@ -1,16 +1,14 @@
 //! Questions about the ruleset. Each answer is read only as far as it is needed. Attributes have the
 //! numbers of `linux/netfilter/nf_tables.h`.
 
-use netlink_packet_netfilter::nftables::{
-    ChainMessage, GenMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetElementFlags,
-    SetElementList, SetElementMessage, TableAttribute, TableFlags, TableMessage,
-};
+use netlink_packet_netfilter::nftables::NfTablesMessageType as Request;
+use netlink_packet_netfilter::nftables::{SetElementFlags, TableFlags};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::batch::{self, in_set};
-use super::{Batch, COMMENT, Element, RuleMark, Set, Table, message};
+use super::batch::of_set;
+use super::{Batch, COMMENT, Element, RuleMark, Set, Table, message, text};
 use crate::kernel::answer::{self, Attributes};
 use crate::kernel::netlink::{Error, Netlink, found};
 
@@ -36,17 +34,15 @@ impl Ruleset {
 
     /// The number of the generation, which changes with each transaction of any process.
     pub fn generation(&mut self) -> Result<u32, Error> {
-        let question = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
-        let answer: Answer = self.netlink.ask(message(ANY, question))?;
+        let answer: Answer = self.netlink.ask(message(ANY, Request::GetGen, Vec::new()))?;
         // NFTA_GEN_ID.
         answer.number_be(1).ok_or_else(|| Error::Reply("no generation".to_owned()))
     }
 
     /// Whether a table is there, and in force: the admin can make one dormant.
     pub fn has_table(&mut self, table: Table) -> Result<bool, Error> {
-        let attributes = vec![TableAttribute::Name(table.name.to_owned())];
-        let question = NfTablesMessage::GetTable(TableMessage { attributes });
-        let answer: Option<Answer> = found(self.netlink.ask(message(table, question)))?;
+        let question = message(table, Request::GetTable, Vec::new());
+        let answer: Option<Answer> = found(self.netlink.ask(question))?;
         // NFTA_TABLE_FLAGS.
         let flags = answer.map(|answer| answer.number_be(2).unwrap_or_default());
         Ok(flags.is_some_and(|flags| flags & TableFlags::Dormant.bits() == 0))
@@ -64,23 +60,19 @@ impl Ruleset {
 
     /// All rules of a table.
     pub fn rules(&mut self, table: Table) -> Result<Vec<Answer>, Error> {
-        let attributes = vec![RuleAttribute::Table(table.name.to_owned())];
-        let question = NfTablesMessage::GetRule(RuleMessage { attributes });
-        self.netlink.ask_all(message(table, question))
+        self.netlink.ask_all(message(table, Request::GetRule, Vec::new()))
     }
 
     /// All chains of all tables.
     pub fn chains(&mut self) -> Result<Vec<Answer>, Error> {
-        let question = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-        self.netlink.ask_all(message(ANY, question))
+        self.netlink.ask_all(message(ANY, Request::GetChain, Vec::new()))
     }
 
     /// The element of `set` with this key; `None` where there is no such element, set or table.
     pub fn element(&mut self, set: &Set, key: Vec<u8>) -> Result<Option<Element>, Error> {
-        let mut attributes = in_set(set);
-        attributes.push(SetElementList::Elements(vec![batch::element(&Element::key(key))]));
-        let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        let answer: Option<Answer> = match self.netlink.ask(message(set.table, question)) {
+        let attributes = of_set(set, &[Element::key(key)]);
+        let question = message(set.table, Request::GetSetElement, attributes);
+        let answer: Option<Answer> = match self.netlink.ask(question) {
             // Its keys have another length: the set was made by another version of this program.
             Err(error) if error.is(Errno::EINVAL) => None,
             answer => found(answer)?,
@@ -90,9 +82,9 @@ impl Ruleset {
 
     /// All elements of `set`; none where there is no such set or table.
     pub fn elements(&mut self, set: &Set) -> Result<Vec<Element>, Error> {
-        let question =
-            NfTablesMessage::GetSetElement(SetElementMessage { attributes: in_set(set) });
-        let answers = found(self.netlink.ask_all(message(set.table, question)))?;
+        // NFTA_SET_ELEM_LIST_SET.
+        let question = message(set.table, Request::GetSetElement, vec![text(2, set.name)]);
+        let answers = found(self.netlink.ask_all(question))?;
         Ok(answers.iter().flatten().flat_map(elements).collect())
     }
 
