@@ -73,10 +73,8 @@ fn first_packet(host: &mut Host, grant: &Grant) -> Result<Vec<Field>> {
         .map_err(Failed::netlink("reading the routes"))?;
     // The first one has the lowest metric.
     let default = routes.iter().find(|route| matches!(route.header, [_, 0, ..]));
-    let out = match default.and_then(|route| route.number(RTA_OIF)) {
-        Some(index) => host.link(By::Index(index))?,
-        None => None,
-    };
+    let out = default.and_then(|route| route.number(RTA_OIF)).map(By::Index);
+    let out = out.map(|out| host.link(out)).transpose()?.flatten();
     let mut fields = vec![
         ("meta", 6, padded(&grant.bridge)),
         ("meta", 15, vec![NFPROTO_IPV4]),

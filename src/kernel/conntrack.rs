@@ -14,7 +14,7 @@ use netlink_packet_netfilter::conntrack::{ConntrackMessage, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
 use crate::kernel::answer::{Answer, nested};
-use crate::kernel::netlink::{Change, Error, Netlink, found};
+use crate::kernel::netlink::{Change, Netlink, Result, found};
 use crate::request::address::Cidr;
 use crate::request::ports::Mapping;
 
@@ -45,7 +45,7 @@ pub fn leading_elsewhere(
     ip: Ipv4Addr,
     local: &[Cidr],
     in_use: bool,
-) -> Result<Flows, Error> {
+) -> Result<Flows> {
     collect(netlink, flows_to(mapping), |flow| {
         let (sent_to, leads_to) =
             (end(flow, TUPLE_ORIGINAL, DESTINATION)?, end(flow, TUPLE_REPLY, SOURCE)?);
@@ -66,10 +66,7 @@ pub fn leading_elsewhere(
 
 /// The flows of containers whose address `is_meant` says is meant: those that the container began, and
 /// those that lead to it.
-pub fn of_containers(
-    netlink: &mut Netlink,
-    is_meant: impl Fn(Ipv4Addr) -> bool,
-) -> Result<Flows, Error> {
+pub fn of_containers(netlink: &mut Netlink, is_meant: impl Fn(Ipv4Addr) -> bool) -> Result<Flows> {
     collect(netlink, message(GET, Vec::new()), |flow| {
         let sources = [TUPLE_ORIGINAL, TUPLE_REPLY].map(|tuple| address(flow, tuple, SOURCE));
         sources.into_iter().flatten().find(|ip| is_meant(*ip))
@@ -81,7 +78,7 @@ fn collect(
     netlink: &mut Netlink,
     question: NetfilterMessage,
     container: impl Fn(&Answer<4>) -> Option<Ipv4Addr>,
-) -> Result<Flows, Error> {
+) -> Result<Flows> {
     let mut all = Flows::new();
     for flow in netlink.ask_all(question)? {
         if let (Some(ip), Some(deletion)) = (container(&flow), deletion(&flow)) {
@@ -93,7 +90,7 @@ fn collect(
 
 /// Makes the kernel forget flows, and no later flow between the same ends. Some may have ended meanwhile,
 /// which is no error: the kernel forgets the others all the same.
-pub fn forget(netlink: &mut Netlink, deletions: &[Change<NetfilterMessage>]) -> Result<(), Error> {
+pub fn forget(netlink: &mut Netlink, deletions: &[Change<NetfilterMessage>]) -> Result<()> {
     deletions
         .chunks(AT_ONCE)
         .try_for_each(|some| found(netlink.change_all(some.to_vec())).map(drop))

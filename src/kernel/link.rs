@@ -16,7 +16,7 @@ use nix::libc::{
 };
 
 use crate::kernel::answer;
-use crate::kernel::netlink::{Change, Error, Netlink, found};
+use crate::kernel::netlink::{Change, Error, Netlink, Result, found};
 use crate::request::address::{IfName, Mac};
 
 /// What this program needs to know of an interface.
@@ -91,13 +91,13 @@ fn skip_counters() -> LinkAttribute {
 }
 
 /// Looks an interface up; `None` when there is none.
-pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>, Error> {
+pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>> {
     let question = RouteNetlinkMessage::GetLink(message(by, vec![skip_counters()]));
     Ok(found(netlink.ask(question))?.map(Answer::into))
 }
 
 /// All interfaces of this kind.
-pub fn all(netlink: &mut Netlink, kind: Kind) -> Result<Vec<Link>, Error> {
+pub fn all(netlink: &mut Netlink, kind: Kind) -> Result<Vec<Link>> {
     let filter = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
     let question =
         RouteNetlinkMessage::GetLink(message(By::Index(0), vec![skip_counters(), filter]));
@@ -115,7 +115,7 @@ pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
 }
 
 /// The id by which this network namespace knows the one of a descriptor or process, if it does.
-pub fn namespace_id(netlink: &mut Netlink, of: Namespace) -> Result<Option<i32>, Error> {
+pub fn namespace_id(netlink: &mut Netlink, of: Namespace) -> Result<Option<i32>> {
     let mut question = NsidMessage::default();
     question.attributes = vec![of];
     let answer: answer::Answer<4> = netlink.ask(RouteNetlinkMessage::GetNsId(question))?;
@@ -137,7 +137,7 @@ pub fn set_up(index: u32) -> Change {
 
 /// The request to set every interface of a group up; it succeeds where there is none
 /// (`rtnl_group_changelink`, `net/core/rtnetlink.c`).
-pub fn set_group_up(group: u32) -> Result<Change, Error> {
+pub fn set_group_up(group: u32) -> Result<Change> {
     Ok((RouteNetlinkMessage::NewLink(up(of_group(group)?)), 0))
 }
 
@@ -149,7 +149,7 @@ fn up(mut message: LinkMessage) -> LinkMessage {
 
 /// The message about every interface of a group. Group 0 is an error: it has all links that have not
 /// been put into another group.
-fn of_group(group: u32) -> Result<LinkMessage, Error> {
+fn of_group(group: u32) -> Result<LinkMessage> {
     match group {
         0 => Err(Error::Kernel(Errno::EINVAL, 0)),
         _ => Ok(message(By::Index(0), vec![LinkAttribute::Group(group)])),
@@ -161,7 +161,7 @@ fn of_group(group: u32) -> Result<LinkMessage, Error> {
 pub fn change_without_ipv6(
     netlink: &mut Netlink,
     changes: impl Fn(Option<LinkAttribute>) -> Vec<Change>,
-) -> Result<bool, Error> {
+) -> Result<bool> {
     let inet6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![inet6]);
     match netlink.change_all(changes(Some(no_ipv6))) {
@@ -173,17 +173,17 @@ pub fn change_without_ipv6(
 }
 
 /// Creates the interface that `link` describes. The error is EEXIST if its name or index is taken.
-pub fn create(netlink: &mut Netlink, link: LinkMessage) -> Result<(), Error> {
+pub fn create(netlink: &mut Netlink, link: LinkMessage) -> Result<()> {
     netlink.change((RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL))
 }
 
 /// Deletes an interface, and with it its peer.
-pub fn delete(netlink: &mut Netlink, by: By) -> Result<(), Error> {
+pub fn delete(netlink: &mut Netlink, by: By) -> Result<()> {
     netlink.change((RouteNetlinkMessage::DelLink(message(by, Vec::new())), 0))
 }
 
 /// Deletes every interface of a group, and with each its peer (`rtnl_group_dellink`).
-pub fn delete_group(netlink: &mut Netlink, group: u32) -> Result<(), Error> {
+pub fn delete_group(netlink: &mut Netlink, group: u32) -> Result<()> {
     netlink.change((RouteNetlinkMessage::DelLink(of_group(group)?), 0))
 }
 

@@ -39,6 +39,9 @@ const DUMPS: u32 = 100;
 /// A request for a change: a message, and its flags beside `NLM_F_REQUEST`.
 pub type Change<M = RouteNetlinkMessage> = (M, u16);
 
+/// What came of a request.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// Why a request failed.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -85,7 +88,7 @@ pub struct Netlink {
 
 impl Netlink {
     /// Opens a socket to the routing service in the calling process's network namespace.
-    pub fn open() -> Result<Netlink, Error> {
+    pub fn open() -> Result<Netlink> {
         // RTM_GETLINK is answered by RTM_NEWLINK, and so on.
         let netlink = Netlink::connect(NETLINK_ROUTE, 2)?;
         // Without it the kernel ignores the filter of a dump (Linux 4.20).
@@ -95,7 +98,7 @@ impl Netlink {
 
     /// Opens a socket to another service, likewise. The type of an answer is so far below the type of its
     /// question.
-    pub fn connect(service: isize, answers_below: u16) -> Result<Netlink, Error> {
+    pub fn connect(service: isize, answers_below: u16) -> Result<Netlink> {
         let socket = Socket::new(service)?;
         // Connecting binds the socket as well. The kernel has port 0.
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -104,22 +107,19 @@ impl Netlink {
 
     /// Whether an interface has the index `index`. Unlike a question for the interface itself this
     /// takes no lock in the kernel, so it costs little and never waits.
-    pub fn has_index(&self, index: u32) -> Result<bool, Error> {
+    pub fn has_index(&self, index: u32) -> Result<bool> {
         sys::interface_exists(&self.socket, index).map_err(|errno| Error::Kernel(errno, 0))
     }
 
     /// Whether an interface has the name or alternative name `name`; likewise. CAP_NET_ADMIN and
     /// CAP_SYS_MODULE must not be in effect.
-    pub fn has_name(&self, name: &IfName) -> Result<bool, Error> {
+    pub fn has_name(&self, name: &IfName) -> Result<bool> {
         sys::interface_name_exists(&self.socket, name.as_str())
             .map_err(|errno| Error::Kernel(errno, 0))
     }
 
     /// Asks for one object. That there is none is an error: ENODEV, ENOENT and the like.
-    pub fn ask<const H: usize>(
-        &mut self,
-        question: impl NetlinkSerializable,
-    ) -> Result<Answer<H>, Error> {
+    pub fn ask<const H: usize>(&mut self, question: impl NetlinkSerializable) -> Result<Answer<H>> {
         let answer = question.message_type() - self.answers_below;
         let mut objects = self.exchange(vec![(question, 0)], answer)?;
         objects.pop().ok_or_else(|| Error::Reply("empty".to_owned()))
@@ -130,7 +130,7 @@ impl Netlink {
     pub fn ask_all<const H: usize>(
         &mut self,
         question: impl NetlinkSerializable + Clone,
-    ) -> Result<Vec<Answer<H>>, Error> {
+    ) -> Result<Vec<Answer<H>>> {
         let answer = question.message_type() - self.answers_below;
         for _ in 0..DUMPS {
             match self.exchange(vec![(question.clone(), NLM_F_DUMP)], answer) {
@@ -142,16 +142,13 @@ impl Netlink {
     }
 
     /// Asks for one change, and waits for the kernel's acknowledgement.
-    pub fn change(&mut self, change: Change<impl NetlinkSerializable>) -> Result<(), Error> {
+    pub fn change(&mut self, change: Change<impl NetlinkSerializable>) -> Result<()> {
         self.change_all(vec![change])
     }
 
     /// Asks for several changes together, and waits for the acknowledgement of the last or for the
     /// first error. The kernel still carries out what follows a change that failed, if it can.
-    pub fn change_all(
-        &mut self,
-        mut changes: Vec<Change<impl NetlinkSerializable>>,
-    ) -> Result<(), Error> {
+    pub fn change_all(&mut self, mut changes: Vec<Change<impl NetlinkSerializable>>) -> Result<()> {
         if let Some((_, flags)) = changes.last_mut() {
             *flags |= NLM_F_ACK;
         }
@@ -160,7 +157,7 @@ impl Netlink {
 
     /// Sends changes, one of which has the flag that asks for an acknowledgement, and waits for that
     /// or for the first error.
-    pub fn tell(&mut self, changes: Vec<Change<impl NetlinkSerializable>>) -> Result<(), Error> {
+    pub fn tell(&mut self, changes: Vec<Change<impl NetlinkSerializable>>) -> Result<()> {
         // No object is expected.
         self.exchange::<0>(changes, NLMSG_NOOP).map(drop)
     }
@@ -171,7 +168,7 @@ impl Netlink {
         &mut self,
         requests: Vec<Change<impl NetlinkSerializable>>,
         answer: u16,
-    ) -> Result<Vec<Answer<H>>, Error> {
+    ) -> Result<Vec<Answer<H>>> {
         let first = self.sequence.wrapping_add(1);
         self.send(requests)?;
         let mut objects = Vec::new();
@@ -202,10 +199,10 @@ impl Netlink {
                 let code = match message.payload {
                     NetlinkPayload::InnerMessage(object) if header.message_type == answer => {
                         objects.push(object);
-                        match header.flags & NLM_F_MULTIPART {
-                            0 => 0,
-                            _ => continue,
+                        if header.flags & NLM_F_MULTIPART != 0 {
+                            continue;
                         }
+                        0
                     }
                     NetlinkPayload::Error(error) => error.code.map_or(0, NonZero::get),
                     // A dump during which something changed may lack an object.
@@ -223,7 +220,7 @@ impl Netlink {
         }
     }
 
-    fn send(&mut self, messages: Vec<Change<impl NetlinkSerializable>>) -> Result<(), Error> {
+    fn send(&mut self, messages: Vec<Change<impl NetlinkSerializable>>) -> Result<()> {
         let mut bytes = Vec::with_capacity(1024);
         for (message, flags) in messages {
             self.sequence = self.sequence.wrapping_add(1);
@@ -245,7 +242,7 @@ impl Netlink {
 }
 
 /// What a request is about, or `None` if the kernel answers that there is no such thing.
-pub fn found<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+pub fn found<T>(answer: Result<T>) -> Result<Option<T>> {
     match answer {
         Err(Error::Kernel(Errno::ENOENT | Errno::ENODEV, _)) => Ok(None),
         other => other.map(Some),

@@ -16,7 +16,7 @@ use nix::libc::{
 };
 
 use crate::kernel::answer::Answer;
-use crate::kernel::netlink::{Change, Error, Netlink, found};
+use crate::kernel::netlink::{Change, Netlink, Result, found};
 use crate::request::address::{Cidr, Mac};
 
 /// A route: `struct rtmsg` (`linux/rtnetlink.h`) and attributes.
@@ -44,7 +44,7 @@ pub fn address(index: u32, address: Cidr) -> Change {
 }
 
 /// The IPv4 addresses of the interface `index`; none if there is no such interface.
-pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>, Error> {
+pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>> {
     let question = RouteNetlinkMessage::GetAddress(address_message(index));
     let answers = found(netlink.ask_all(question))?.unwrap_or_default();
     let read = |answer: &Answer<8>| {
@@ -74,11 +74,7 @@ pub fn default_route(index: u32, gateway: Ipv4Addr) -> Change {
 }
 
 /// Whether there is this very default route.
-pub fn has_default_route(
-    netlink: &mut Netlink,
-    index: u32,
-    gateway: Ipv4Addr,
-) -> Result<bool, Error> {
+pub fn has_default_route(netlink: &mut Netlink, index: u32, gateway: Ipv4Addr) -> Result<bool> {
     Ok(routes(netlink, RT_TABLE_MAIN)?.iter().any(|route| {
         matches!(route.header, [_, 0, ..])
             && route.ipv4(RTA_GATEWAY) == Some(gateway)
@@ -87,12 +83,12 @@ pub fn has_default_route(
 }
 
 /// All routes of a table, of every table if it is 0.
-pub fn routes(netlink: &mut Netlink, table: u8) -> Result<Vec<Route>, Error> {
+pub fn routes(netlink: &mut Netlink, table: u8) -> Result<Vec<Route>> {
     netlink.ask_all(RouteNetlinkMessage::GetRoute(route_message(table)))
 }
 
 /// The host's own addresses, in ranges: by the same table as `fib daddr type local` of `nft(8)`.
-pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Cidr>, Error> {
+pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Cidr>> {
     let local = |route: &Route| match route.header {
         [_, prefix, _, _, _, _, _, RTN_LOCAL, ..] => Cidr::new(route.ipv4(RTA_DST)?, prefix),
         _ => None,
@@ -122,7 +118,7 @@ pub fn forwarding_entry(port: u32, mac: Mac) -> Change {
 
 /// Has the kernel forget a neighbour at the interface `index`, and with it the packets that wait for
 /// its Ethernet address. It succeeds if there is no such neighbour or interface.
-pub fn forget_neighbour(netlink: &mut Netlink, index: u32, ip: Ipv4Addr) -> Result<(), Error> {
+pub fn forget_neighbour(netlink: &mut Netlink, index: u32, ip: Ipv4Addr) -> Result<()> {
     let message = neighbour(index, NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)));
     found(netlink.change((RouteNetlinkMessage::DelNeighbour(message), 0))).map(drop)
 }

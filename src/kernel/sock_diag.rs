@@ -7,7 +7,7 @@ use netlink_packet_core::NetlinkSerializable;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use crate::kernel::answer::Answer;
-use crate::kernel::netlink::{Error, Netlink};
+use crate::kernel::netlink::{Netlink, Result};
 use crate::request::ports::{Mapping, Protocol};
 
 /// Families of sockets.
@@ -53,13 +53,13 @@ pub struct Places(pub Vec<Place>);
 
 impl Places {
     /// Where programs of the host wait for any client.
-    pub fn listening(protocol: Protocol) -> Result<Places, Error> {
+    pub fn listening(protocol: Protocol) -> Result<Places> {
         read(&mut Netlink::connect(NETLINK_SOCK_DIAG, 0)?, protocol, waiting(protocol))
     }
 
     /// Where programs of the host have a socket of UDP: for any client, or for one peer
     /// (`TCP_ESTABLISHED`).
-    pub fn of_udp() -> Result<Places, Error> {
+    pub fn of_udp() -> Result<Places> {
         let states = waiting(Protocol::Udp) | 1 << 1;
         read(&mut Netlink::connect(NETLINK_SOCK_DIAG, 0)?, Protocol::Udp, states)
     }
@@ -83,7 +83,7 @@ pub fn waiting(protocol: Protocol) -> u32 {
 }
 
 /// Asks the kernel for the sockets in these states.
-pub fn read(netlink: &mut Netlink, protocol: Protocol, states: u32) -> Result<Places, Error> {
+pub fn read(netlink: &mut Netlink, protocol: Protocol, states: u32) -> Result<Places> {
     let mut places = Vec::new();
     for family in [AF_INET, AF_INET6] {
         let sockets = netlink.ask_all(Question { family, protocol: protocol.number(), states })?;

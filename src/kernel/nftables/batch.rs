@@ -1,12 +1,11 @@
 //! Transactions.
 
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::nftables::NfTablesMessageType as Request;
 use netlink_packet_netfilter::nftables::{ListAttribute, SetElementFlags, SetFlags};
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::{COMMENT, Chain, Element, Kind, Rule, Set, Table};
+use super::{COMMENT, Chain, Element, Kind, Request, Rule, Set, Table};
 use super::{message, number, text, text_data, user_data};
 use crate::kernel::answer::nested;
 use crate::kernel::netlink::Change;

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{
-    Expressions, InetHookNumber, NfTablesMessage, NfTablesMessageType,
+    Expressions, InetHookNumber, NfTablesMessage, NfTablesMessageType as Request,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage};
 use nix::libc;
@@ -140,11 +140,7 @@ impl Element {
 
 /// A message about a table, or something in it: the first attribute names the table, in each type of
 /// message. The others have the numbers of `linux/netfilter/nf_tables.h`.
-fn message(
-    table: Table,
-    request: NfTablesMessageType,
-    attributes: Vec<DefaultNla>,
-) -> NetfilterMessage {
+fn message(table: Table, request: Request, attributes: Vec<DefaultNla>) -> NetfilterMessage {
     let named = (!table.name.is_empty()).then(|| text(1, table.name));
     let attributes = named.into_iter().chain(attributes).collect();
     let request = NfTablesMessage::Other { message_type: request.into(), attributes };
