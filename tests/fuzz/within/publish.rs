@@ -3,6 +3,7 @@
 
 use super::encode::{key, live, mapping, value};
 use super::*;
+use crate::kernel::nftables::Set;
 use crate::kernel::nftables::fuzzing::Seen;
 
 /// The set that a look is about.
