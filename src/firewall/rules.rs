@@ -279,8 +279,8 @@ const CONTAINERS_APART: [Rule; 1] = [
         || [host_end(IIF), host_end(OIF), drop()].concat()),
 ];
 
-const fn rule(chain: &'static Chain, comment: &'static str, phrases: fn() -> Statement) -> Rule {
-    Rule { chain, comment, phrases }
+const fn rule(chain: &'static Chain, comment: &'static str, statements: fn() -> Statement) -> Rule {
+    Rule { chain, comment, statements }
 }
 
 /// The kind of an interface, filled up with zeros.

@@ -30,7 +30,7 @@ const FILTER: u16 = 25;
 const SOURCE: u16 = 1;
 const DESTINATION: u16 = 2;
 
-/// How many flows are deleted in one `send`: the kernel's answers have to fit into the socket's buffer.
+/// How many flows one message deletes: the kernel's answers have to fit into the socket's buffer.
 const AT_ONCE: usize = 100;
 
 /// The requests that delete flows, by the address of the container that they belong to. A request names

@@ -1,12 +1,18 @@
 //! Transactions.
 
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::nftables::{ListAttribute, SetElementFlags, SetFlags};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, DataAttribute, Hook, HookNumber, ListAttribute, NfTablesMessage,
+    RuleAttribute, RuleMessage, SetAttribute, SetDescription, SetElementAttribute, SetElementFlags,
+    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags,
+    TableMessage,
+};
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::{COMMENT, Chain, Element, Kind, Request, Rule, Set, Table};
-use super::{message, number, text, text_data, user_data};
+use super::{
+    COMMENT, Chain, Element, Kind, Rule, Set, Table, message, number, text_data, user_data,
+};
 use crate::kernel::answer::nested;
 use crate::kernel::netlink::Change;
 
@@ -27,14 +33,18 @@ pub struct Batch {
 impl Batch {
     /// Makes the table, if there is none.
     pub fn add_table(&mut self, table: Table, comment: &str) {
-        // NFTA_TABLE_FLAGS, NFTA_TABLE_USERDATA.
-        let attributes = vec![number(2, 0), DefaultNla::new(6, text_data(COMMENT, comment))];
-        self.push(table, Request::NewTable, attributes, NLM_F_CREATE);
+        let attributes = vec![
+            TableAttribute::Name(table.name.to_owned()),
+            TableAttribute::Flags(TableFlags::empty()),
+            TableAttribute::UserData(text_data(COMMENT, comment)),
+        ];
+        self.push(table, NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE);
     }
 
     /// Deletes the table with all that is in it.
     pub fn delete_table(&mut self, table: Table) {
-        self.push(table, Request::DeleteTable, Vec::new(), 0);
+        let attributes = vec![TableAttribute::Name(table.name.to_owned())];
+        self.push(table, NfTablesMessage::DeleteTable(TableMessage { attributes }), 0);
     }
 
     /// Makes a set or map, if there is none like it.
@@ -57,81 +67,105 @@ impl Batch {
         flags.set(SetFlags::Interval, set.ranges);
         flags.set(SetFlags::Concat, set.ranges && set.key.len() > 1);
         flags.set(SetFlags::Map, !set.value.is_empty());
-        let id = u32::try_from(self.changes.len()).unwrap_or_default();
-        // NFTA_SET_NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID, _USERDATA.
-        let mut attributes = vec![text(2, set.name), number(3, flags.bits())];
-        attributes.extend([number(4, kind(set.key)), number(5, length(set.key)), number(10, id)]);
-        attributes.push(DefaultNla::new(13, data.concat()));
+        let mut attributes = vec![
+            SetAttribute::Table(set.table.name.to_owned()),
+            SetAttribute::Name(set.name.to_owned()),
+            SetAttribute::Flags(flags),
+            SetAttribute::KeyType(kind(set.key)),
+            SetAttribute::KeyLen(length(set.key)),
+            SetAttribute::Id(u32::try_from(self.changes.len()).unwrap_or_default()),
+            SetAttribute::UserData(data.concat()),
+        ];
         if flags.contains(SetFlags::Map) {
-            // NFTA_SET_DATA_TYPE, NFTA_SET_DATA_LEN.
-            attributes.extend([number(6, kind(set.value)), number(7, length(set.value))]);
+            attributes.push(SetAttribute::DataType(kind(set.value)));
+            attributes.push(SetAttribute::DataLen(length(set.value)));
         }
         if flags.contains(SetFlags::Concat) {
-            // The lengths of the parts, each of which has a range of its own: NFTA_SET_DESC with
-            // NFTA_SET_DESC_CONCAT, a list of NFTA_SET_FIELD_LEN.
+            // The lengths of the parts, each of which has a range of its own: NFTA_SET_FIELD_LEN, each in
+            // an NFTA_LIST_ELEM.
             let part = |kind: &Kind| nested(1, &[number(1, kind.length())]);
-            let parts: Vec<_> = set.key.iter().map(part).collect();
-            attributes.push(nested(9, &[nested(2, &parts)]));
+            let parts = SetDescription::Concat(set.key.iter().map(part).collect());
+            attributes.push(SetAttribute::Description(vec![parts]));
         }
-        self.push(set.table, Request::NewSet, attributes, NLM_F_CREATE);
+        self.push(set.table, NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
     }
 
     /// Makes a chain, if there is none like it.
     pub fn add_chain(&mut self, chain: &Chain) {
-        // NFTA_CHAIN_NAME.
-        let mut attributes = vec![text(3, chain.name)];
+        let mut attributes = vec![
+            ChainAttribute::Table(chain.table.name.to_owned()),
+            ChainAttribute::Name(chain.name.to_owned()),
+        ];
         if let Some((kind, hook, priority)) = chain.base {
-            // NFTA_CHAIN_TYPE, NFTA_CHAIN_HOOK with NFTA_HOOK_HOOKNUM and NFTA_HOOK_PRIORITY.
-            let hook = [number(1, hook.into()), number(2, priority.cast_unsigned())];
-            attributes.extend([text(7, kind), nested(4, &hook)]);
+            attributes.push(ChainAttribute::Type(kind.to_owned()));
+            attributes.push(ChainAttribute::Hook(vec![
+                Hook::Number(HookNumber::Inet(hook)),
+                Hook::Priority(priority.cast_unsigned()),
+            ]));
         }
-        self.push(chain.table, Request::NewChain, attributes, NLM_F_CREATE);
+        let request = NfTablesMessage::NewChain(ChainMessage { attributes });
+        self.push(chain.table, request, NLM_F_CREATE);
     }
 
     /// Deletes every rule of a table.
     pub fn flush_rules(&mut self, table: Table) {
-        self.push(table, Request::DeleteRule, Vec::new(), 0);
+        let attributes = vec![RuleAttribute::Table(table.name.to_owned())];
+        self.push(table, NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0);
     }
 
     /// Adds a rule at the end of its chain.
     pub fn add_rule(&mut self, rule: &Rule, version: u8) {
         let (_, chain, data) = rule.mark(version);
-        let expressions: Vec<_> = (rule.phrases)().into_iter().map(ListAttribute::from).collect();
-        // NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA.
-        let attributes = vec![text(2, &chain), nested(4, &expressions), DefaultNla::new(7, data)];
+        let expressions = (rule.statements)().into_iter().map(ListAttribute::from).collect();
+        let attributes = vec![
+            RuleAttribute::Table(rule.chain.table.name.to_owned()),
+            RuleAttribute::Chain(chain),
+            RuleAttribute::Expressions(expressions),
+            RuleAttribute::UserData(data),
+        ];
+        let request = NfTablesMessage::NewRule(RuleMessage { attributes });
         // "Create" without "append" would put it at the beginning.
-        self.push(rule.chain.table, Request::NewRule, attributes, NLM_F_CREATE | NLM_F_APPEND);
+        self.push(rule.chain.table, request, NLM_F_CREATE | NLM_F_APPEND);
     }
 
     /// Adds elements. One that is there already stays as it is; the error is EEXIST if it has another
     /// value.
     pub fn add(&mut self, set: &Set, elements: &[Element]) {
-        self.change(set, elements, Request::NewSetElement, NLM_F_CREATE);
+        self.change(set, elements, NfTablesMessage::NewSetElement, NLM_F_CREATE);
     }
 
     /// Adds elements; the error is EEXIST if one is there already.
     pub fn create(&mut self, set: &Set, elements: &[Element]) {
-        self.change(set, elements, Request::NewSetElement, NLM_F_CREATE | NLM_F_EXCL);
+        self.change(set, elements, NfTablesMessage::NewSetElement, NLM_F_CREATE | NLM_F_EXCL);
     }
 
     /// Deletes elements; the error is ENOENT if one is not there.
     pub fn delete(&mut self, set: &Set, elements: &[Element]) {
-        self.change(set, elements, Request::DeleteSetElement, 0);
+        self.change(set, elements, NfTablesMessage::DeleteSetElement, 0);
     }
 
     /// Deletes all elements.
     pub fn flush(&mut self, set: &Set) {
-        self.push(set.table, Request::DeleteSetElement, vec![text(2, set.name)], 0);
+        let request = SetElementMessage { attributes: in_set(set) };
+        self.push(set.table, NfTablesMessage::DeleteSetElement(request), 0);
     }
 
-    fn change(&mut self, set: &Set, elements: &[Element], request: Request, flags: u16) {
+    fn change(
+        &mut self,
+        set: &Set,
+        elements: &[Element],
+        request: fn(SetElementMessage) -> NfTablesMessage,
+        flags: u16,
+    ) {
         for some in elements.chunks(MOST_ELEMENTS) {
-            self.push(set.table, request, of_set(set, some), flags);
+            let mut attributes = in_set(set);
+            attributes.push(SetElementList::Elements(some.iter().map(element).collect()));
+            self.push(set.table, request(SetElementMessage { attributes }), flags);
         }
     }
 
-    fn push(&mut self, table: Table, request: Request, attributes: Vec<DefaultNla>, flags: u16) {
-        self.changes.push((message(table, request, attributes), flags));
+    fn push(&mut self, table: Table, request: NfTablesMessage, flags: u16) {
+        self.changes.push((message(table, request), flags));
     }
 
     /// All messages of the transaction, from its beginning to its end. The last change asks for an
@@ -152,22 +186,22 @@ impl Batch {
     }
 }
 
-/// The attributes of a message about these elements of a set.
-pub(super) fn of_set(set: &Set, elements: &[Element]) -> Vec<DefaultNla> {
-    let elements: Vec<_> = elements.iter().map(element).collect();
-    // NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS.
-    vec![text(2, set.name), nested(3, &elements)]
+/// What says which set is meant.
+pub(super) fn in_set(set: &Set) -> Vec<SetElementList> {
+    vec![SetElementList::Table(set.table.name.to_owned()), SetElementList::Set(set.name.to_owned())]
 }
 
-/// An element, as one of a list (NFTA_LIST_ELEM).
-fn element(element: &Element) -> DefaultNla {
+/// An element, as one of a list.
+pub(super) fn element(element: &Element) -> ListAttribute<SetElementAttribute> {
     let Element { key, value, comment, end, last } = element;
-    let given = |bytes: &[u8]| Some(bytes.to_vec()).filter(|bytes| !bytes.is_empty());
-    // NFTA_DATA_VALUE.
-    let data = |kind, bytes| given(bytes).map(|bytes| nested(kind, &[DefaultNla::new(1, bytes)]));
-    let comment = (!comment.is_empty()).then(|| DefaultNla::new(6, text_data(COMMENT, comment)));
-    let end = end.then(|| number(3, SetElementFlags::IntervalEnd.bits()));
-    // NFTA_SET_ELEM_FLAGS, _KEY, _KEY_END, _DATA, _USERDATA.
-    let attributes = [end, data(1, key), data(10, last), data(2, value), comment];
-    nested(1, &attributes.into_iter().flatten().collect::<Vec<_>>())
+    let given = |bytes: &Vec<u8>| Some(bytes.clone()).filter(|bytes| !bytes.is_empty());
+    let attributes = [
+        end.then_some(SetElementAttribute::Flags(SetElementFlags::IntervalEnd)),
+        Some(SetElementAttribute::Key(DataAttribute::Value(key.clone()))),
+        // NFTA_DATA_VALUE.
+        given(last).map(|last| SetElementAttribute::KeyEnd(vec![DefaultNla::new(1, last)])),
+        given(value).map(|value| SetElementAttribute::Data(DataAttribute::Value(value))),
+        (!comment.is_empty()).then(|| SetElementAttribute::UserData(text_data(COMMENT, comment))),
+    ];
+    ListAttribute::Element(attributes.into_iter().flatten().collect())
 }

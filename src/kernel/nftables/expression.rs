@@ -61,6 +61,10 @@ const LINK: u32 = 0;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 
+/// `nft_fib_flags` (`linux/netfilter/nf_tables.h`).
+const FIB_DADDR: u32 = 1 << 1;
+const FIB_IIF: u32 = 1 << 3;
+
 pub const IIF: Field = meta(MetaKey::Iif, 1);
 pub const OIF: Field = meta(MetaKey::Oif, 1);
 pub const IIFNAME: Field = meta(MetaKey::Iifname, 4);
@@ -102,10 +106,9 @@ pub const CT_ORIGINAL_DPORT: Field = ct(12, ORIGINAL);
 pub const CT_REPLY_SADDR: Field = ct(19, REPLY);
 pub const CT_REPLY_SPORT: Field = ct(11, REPLY);
 
-/// `fib daddr type`, and `fib daddr . iif type`: of an address of the interface that the packet came by
-/// (`NFTA_FIB_F_DADDR`, `NFTA_FIB_F_IIF`, same file).
-pub const FIB_DADDR_TYPE: Field = fib_type(1 << 1);
-pub const FIB_DADDR_IIF_TYPE: Field = fib_type(1 << 1 | 1 << 3);
+/// `fib daddr type`, and `fib daddr . iif type`: of an address of the interface that the packet came by.
+pub const FIB_DADDR_TYPE: Field = fib_type(FIB_DADDR);
+pub const FIB_DADDR_IIF_TYPE: Field = fib_type(FIB_DADDR | FIB_IIF);
 
 impl Field {
     /// These bits of it alone: `FIELD & BITS`. The bits are as the machine writes a number.
@@ -172,8 +175,9 @@ fn immediate(to: Register, data: DataAttribute) -> Expressions {
 fn concatenation(fields: &[Field]) -> Statement {
     let mut next = 0;
     let load = |field: &Field| {
+        let to = next;
         next += field.registers;
-        field.load(next - field.registers)
+        field.load(to)
     };
     fields.iter().flat_map(load).collect()
 }

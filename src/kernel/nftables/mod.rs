@@ -8,9 +8,7 @@ mod ruleset;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::DefaultNla;
-use netlink_packet_netfilter::nftables::{
-    Expressions, InetHookNumber, NfTablesMessage, NfTablesMessageType as Request,
-};
+use netlink_packet_netfilter::nftables::{Expressions, InetHookNumber, NfTablesMessage};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage};
 use nix::libc;
 
@@ -95,7 +93,7 @@ pub struct Rule {
     /// What it is for.
     pub comment: &'static str,
     /// What it consists of.
-    pub phrases: fn() -> Vec<Expressions>,
+    pub statements: fn() -> Vec<Expressions>,
 }
 
 /// What tells one rule from another: the family of its table, its chain and its user data. The user data
@@ -138,18 +136,9 @@ impl Element {
     }
 }
 
-/// A message about a table, or something in it: the first attribute names the table, in each type of
-/// message. The others have the numbers of `linux/netfilter/nf_tables.h`.
-fn message(table: Table, request: Request, attributes: Vec<DefaultNla>) -> NetfilterMessage {
-    let named = (!table.name.is_empty()).then(|| text(1, table.name));
-    let attributes = named.into_iter().chain(attributes).collect();
-    let request = NfTablesMessage::Other { message_type: request.into(), attributes };
+/// A message about a table, or something in it.
+fn message(table: Table, request: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(table.family.into(), 0, 0), request)
-}
-
-/// An attribute that is a text.
-fn text(kind: u16, words: &str) -> DefaultNla {
-    DefaultNla::new(kind, [words.as_bytes(), &[0]].concat())
 }
 
 /// An attribute that is a number.
@@ -160,7 +149,8 @@ fn number(kind: u16, value: u32) -> DefaultNla {
 /// A piece of user data: type, length and value, a byte each of the first two.
 fn user_data(kind: u8, value: &[u8]) -> Vec<u8> {
     let value = value.get(..usize::from(u8::MAX)).unwrap_or(value);
-    [&[kind, value.len() as u8], value].concat()
+    let length = u8::try_from(value.len()).unwrap_or(u8::MAX);
+    [&[kind, length], value].concat()
 }
 
 /// A piece of user data that is a text.
