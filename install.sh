@@ -80,7 +80,7 @@ find_builder() {
 # time that GNU's takes; else the builder's own.
 choose_libc() {
     local musl
-    musl=$("${builder[@]}" rustc -vV 2>/dev/null | sed -n 's/^host: \(.*\)-gnu$/\1-musl/p')
+    musl=$("${builder[@]}" rustc -vV 2>/dev/null | sed -n 's/^host: \(.*\)-gnu$/\1-musl/p') || true
     [[ $musl ]] || return 0
     if [[ -d $("${builder[@]}" rustc --print target-libdir --target "$musl" 2>/dev/null) ]] ||
         "${builder[@]}" rustup target add "$musl" >/dev/null 2>&1; then

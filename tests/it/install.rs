@@ -29,7 +29,8 @@ fn world() -> World {
 #!/bin/sh
 case $1 in
 --version) echo cargo 1.999.0 ;;
-build) echo '{\"executable\":\"/run/tools/built\"}' ;;
+build) echo \"$CARGO_BUILD_TARGET\" >/run/tools/target
+       echo '{\"executable\":\"/run/tools/built\"}' ;;
 esac
 END
          chmod 755 /run/tools/cargo; rm /usr/local/bin/netsetgo");
@@ -138,4 +139,27 @@ fn a_nosuid_mount_is_no_place_to_install_to() {
 fn what_is_no_argument_is_said_to_be_none() {
     let world = world();
     gave_up(&world, install(&world, "--nosuch"), "--nosuch");
+}
+
+#[test]
+fn the_program_is_linked_with_musl_where_the_toolchain_has_it() {
+    for (libdir, target, said) in
+        [("/run/tools", "x86_64-unknown-linux-musl\n", false), ("/run/nowhere", "\n", true)]
+    {
+        let world = world();
+        world.sh(&format!(
+            "chmod 777 /run/tools; cat >/run/tools/rustc <<'END'
+#!/bin/sh
+case $1 in
+-vV) echo host: x86_64-unknown-linux-gnu ;;
+--print) echo {libdir} ;;
+esac
+END
+             printf '#!/bin/sh\nexit 1\n' >/run/tools/rustup; chmod 755 /run/tools/rust*"
+        ));
+        let outcome = install(&world, "");
+        assert_eq!(outcome.status, 0, "{outcome:?}");
+        assert_eq!(world.sh("cat /run/tools/target"), target);
+        assert_eq!(outcome.err.contains("building with the GNU C library"), said, "{outcome:?}");
+    }
 }
