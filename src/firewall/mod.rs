@@ -145,25 +145,30 @@ fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
     }
 }
 
-/// Adds the users who have addresses now. Who had the others is not known any more.
+/// Adds the users who have addresses now, in place of what is there. Who had the others is not known any
+/// more. An address whose bridge port is closed may not have been claimed yet.
 fn add_owners(batch: &mut Batch, grant: &Grant, leases: &[Link]) {
     let owner = |link: &Link| {
         let address = address_of(link.index, grant.address)?;
         // Only root can give a host end another name.
         Some(elements::owner(address.ip, owner_of(&link.name).unwrap_or_default()))
     };
-    let owners: Vec<_> =
-        [elements::memory(grant)].into_iter().chain(leases.iter().filter_map(owner)).collect();
+    let owners =
+        leases.iter().filter(|link| link.up).filter_map(owner).chain([elements::memory(grant)]);
+    let owners: Vec<_> = owners.collect();
+    batch.flush(&OWNERS);
     batch.add(&OWNERS, &owners);
 }
 
-/// Makes the kernel forget the flows of addresses that no container has: without the memory of their
+/// Makes the kernel forget the flows of addresses that no container uses: without the memory of their
 /// owners, any user may get them next.
 fn forget_flows_of_free_addresses(host: &mut Host, subnet: Cidr) -> Result<()> {
     let read = |netlink: &mut _| {
         conntrack::of_containers(netlink, |ip| subnet.is_host(ip) && ip != subnet.ip)
     };
-    host.forget_flows(read, |host, ip| Ok(!host.has_index(index_of(ip))?))
+    host.forget_flows(read, |host, ip| {
+        Ok(host.link(By::Index(index_of(ip)))?.is_none_or(|link| !link.up))
+    })
 }
 
 /// The subnets of containers: this network's, and those of the other bridges that are in the tables.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 
 use caps::Capability;
+use nix::errno::Errno;
 
 use super::lease::is_of_a_lease;
 use crate::kernel::conntrack::{self, Flows};
@@ -99,18 +100,20 @@ impl Host<'_> {
 
     /// Makes the kernel forget flows. They are read first; then `still` says of each container's address
     /// whether this is still right; then those that were read are deleted, each by its id. So a run that
-    /// is stopped in between deletes no later flow. A kernel that cannot tell its flows is no error.
+    /// is stopped in between deletes no later flow. A kernel without this service is no error.
     pub fn forget_flows(
         &mut self,
         read: impl FnOnce(&mut Netlink) -> Result<Flows, netlink::Error>,
         mut still: impl FnMut(&mut Self, Ipv4Addr) -> Result<bool>,
     ) -> Result<()> {
-        let read = |ruleset: &mut Ruleset| Ok(read(&mut ruleset.netlink).unwrap_or_default());
-        for (ip, flows) in self.ruleset("reading flows", read)? {
+        let flows = match self.ruleset("reading flows", |ruleset| read(&mut ruleset.netlink)) {
+            Err(error) if error.is(Errno::EINVAL) || error.is(Errno::EOPNOTSUPP) => return Ok(()),
+            flows => flows?,
+        };
+        for (ip, flows) in flows {
             if still(self, ip)? {
                 self.ruleset("forgetting flows", |ruleset| {
-                    let _ = conntrack::forget(&mut ruleset.netlink, &flows);
-                    Ok(())
+                    conntrack::forget(&mut ruleset.netlink, &flows)
                 })?;
             }
         }

@@ -76,6 +76,13 @@ pub struct Lease {
     pub port: Port,
 }
 
+impl Lease {
+    /// The uid of the user whose lease it is. Only root can give a host end another name.
+    pub fn user(&self) -> u32 {
+        owner_of(self.host_end.as_str()).unwrap_or_default()
+    }
+}
+
 /// How far the bridge port of a lease is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {

@@ -53,13 +53,13 @@ impl History {
     }
 }
 
-/// Makes the address of `lease`, whose bridge port is still closed, one of the user `uid`, and removes
-/// whatever leads to it or waits for it.
+/// Makes the address of `lease`, whose bridge port is still closed, its user's, and removes whatever leads
+/// to it or waits for it.
 ///
 /// What a user left at an own address is published ports, which a new container must not inherit. From
 /// another user there are also flows, which would bring that user's late answers.
-pub fn claim(host: &mut Host, uid: u32, lease: &Lease, bridge: u32, target: &Target) -> Result<()> {
-    let ip = lease.address.ip;
+pub fn claim(host: &mut Host, lease: &Lease, bridge: u32, target: &Target) -> Result<()> {
+    let (ip, uid) = (lease.address.ip, lease.user());
     let last = last_user(host, ip)?;
     let published = publish::is_published(host, ip)?;
     publish::remove::all_of(host, ip, |host| is_closed(host, lease, target))?;

@@ -19,7 +19,7 @@ use std::time::Instant;
 use self::encode::leads_to;
 use self::plan::{Plan, Ports, check_granted, plan};
 use self::remove::prune;
-use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic};
+use crate::firewall::{self, LIVE, OWNERS, PORTS, PUBLISHING, Step, forwarding, optimistic, owner};
 use crate::kernel::conntrack;
 use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::sock_diag::Places;
@@ -87,14 +87,20 @@ pub fn publish(
     if mappings.len() > MANY {
         prune(host)?;
     }
+    let mut mended = false;
     let plan = optimistic(host, |host| {
         if !lease::is_held(host, lease, target)? {
             return Err(Failed::LeaseLost.into());
         }
-        if last_user(host, ip)? != Some(grant.uid) {
+        match last_user(host, ip)? {
+            Some(uid) if uid != lease.user() => return Err(Failed::LeaseLost.into()),
             // The ruleset was flushed meanwhile.
-            firewall::mend(host, grant)?;
-            return Ok(Step::Again);
+            None if !mended => {
+                firewall::mend(host, grant)?;
+                mended = true;
+                return Ok(Step::Again);
+            }
+            _ => {}
         }
         let plan = plan(&mut Ports::of(host, Some(ip)), grant, mappings)?;
         if plan.stale {
@@ -114,8 +120,11 @@ pub fn publish(
             false => Step::Commit(addition(ip, &plan.added, lease), plan),
         })
     })?;
-    redirect_udp(host, &plan, ip)?;
-    Ok(plan.all)
+    // What is published stays so, also where the kernel does not forget a flow.
+    match redirect_udp(host, &plan, ip) {
+        Err(Error::Failed(Failed::Firewall(..))) | Ok(()) => Ok(plan.all),
+        Err(error) => Err(error),
+    }
 }
 
 /// The transaction that publishes mappings.
@@ -123,6 +132,7 @@ fn addition(ip: Ipv4Addr, mappings: &[Mapping], lease: &Lease) -> Batch {
     let ports: Vec<_> =
         mappings.iter().map(|mapping| encode::element(ip, mapping, &lease.host_end)).collect();
     let mut batch = Batch::default();
+    batch.add(&OWNERS, &[owner(ip, lease.user())]);
     batch.add(&PUBLISHING, &[mark(ip)]);
     batch.create(&PORTS, &ports);
     batch.add(&LIVE, &ports.iter().map(encode::live).collect::<Vec<_>>());

@@ -2,7 +2,7 @@
 
 use crate::leftover::datagrams;
 use crate::publish::three_users;
-use crate::world::{Container, REMOTE, Remote, User, World};
+use crate::world::{Container, REMOTE, Remote, Trace, User, World};
 
 /// A policy of three users whose subnet has room for five containers.
 const SMALL: &str = "[network]\naddress = \"10.10.10.1/29\"\n\
@@ -154,4 +154,37 @@ fn after_a_flush_the_addresses_of_living_containers_keep_their_users() {
     bob.netsetgo("-prune").done();
     all_end(&world, &pods);
     assert_eq!(bob.attached().address(), "10.10.10.4/24");
+}
+
+#[test]
+fn a_flush_while_a_run_has_not_claimed_its_address_yet_gives_it_nothing_of_the_user_before() {
+    let world = three_users();
+    let remote = world.internet();
+    let answer = answers_late(&world, &remote);
+    let pod = world.alice().attached();
+    asks(&world, &pod);
+    all_end(&world, &[pod]);
+    let (bob, heir) = (world.bob(), world.bob().container());
+    let attach = format!("-pid {heir} -containerAddress 10.10.10.2/24");
+    let run = Trace::of(&bob, format!("netsetgo {attach}"));
+    run.freeze(|_| !world.leases().is_empty()).unwrap().kill();
+    world.sh("nft flush ruleset");
+    world.user("carol").attached();
+    bob.netsetgo(attach).done();
+    let before = datagrams(&heir);
+    answer();
+    assert_eq!(datagrams(&heir), before);
+}
+
+#[test]
+fn root_publishes_for_a_users_container_that_is_attached() {
+    let world = three_users();
+    let pod = world.alice().attached();
+    world.root().netsetgo(format!("-pid {pod} -publish 8080:80")).done();
+    assert_eq!(world.published(), [r#"6 . 8080 comment "ns1000-0" : 10.10.10.2 . 80"#]);
+    // Its address is still the user's.
+    world.sh("nft flush ruleset");
+    world.root().netsetgo(format!("-pid {pod} -publish 8081:80")).done();
+    all_end(&world, &[pod]);
+    assert_eq!(world.bob().attached().address(), "10.10.10.3/24");
 }
