@@ -136,7 +136,7 @@ fn connect(
             // The kernel takes a port out of service again if the other end is still down when it comes
             // to look at links, and holds the lock of all networks meanwhile.
             inside.configured()?;
-            owner::claim(host, lease, bridge.index, wanted.target)?;
+            owner::claim(host, wanted.grant, lease, bridge.index, wanted.target)?;
             port::open(host, lease)?;
         }
         Port::Open => {

@@ -6,14 +6,20 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
+use nix::errno::Errno;
+
 use super::Host;
 use super::lease::{self, Lease, Wanted};
-use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic, owner};
+use crate::firewall::{self, OWNERS, PUBLISHING, Step, optimistic, owner};
 use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::{conntrack, route};
 use crate::publish;
 use crate::report::error::{Failed, Result};
+use crate::request::policy::Grant;
 use crate::target::Target;
+
+/// How often a run makes the tables anew that are flushed while it works.
+pub const MENDS: usize = 10;
 
 /// The uid of the user who had the address last. `None`: no user had it since the tables were made.
 pub fn last_user(host: &mut Host, ip: Ipv4Addr) -> Result<Option<u32>> {
@@ -58,7 +64,13 @@ impl History {
 ///
 /// What a user left at an own address is published ports, which a new container must not inherit. From
 /// another user there are also flows, which would bring that user's late answers.
-pub fn claim(host: &mut Host, lease: &Lease, bridge: u32, target: &Target) -> Result<()> {
+pub fn claim(
+    host: &mut Host,
+    grant: &Grant,
+    lease: &Lease,
+    bridge: u32,
+    target: &Target,
+) -> Result<()> {
     let (ip, uid) = (lease.address.ip, lease.user());
     let last = last_user(host, ip)?;
     let published = publish::is_published(host, ip)?;
@@ -73,17 +85,27 @@ pub fn claim(host: &mut Host, lease: &Lease, bridge: u32, target: &Target) -> Re
         host.forget_flows(read, |host, _| is_closed(host, lease, target))?;
     }
     // Last: a run that is killed before this leaves the rest to the next one.
-    optimistic(host, |host| {
-        let mut batch = Batch::default();
-        if !is_closed(host, lease, target)? {
-            return Ok(Step::Done(()));
+    let write_down = |host: &mut Host| {
+        optimistic(host, |host| {
+            let mut batch = Batch::default();
+            if !is_closed(host, lease, target)? {
+                return Ok(Step::Done(()));
+            }
+            if let Some(last) = last_user(host, ip)? {
+                batch.delete(&OWNERS, &[owner(ip, last)]);
+            }
+            batch.add(&OWNERS, &[owner(ip, uid)]);
+            Ok(Step::Commit(batch, ()))
+        })
+    };
+    for _ in 0..MENDS {
+        match write_down(host) {
+            // The ruleset was flushed meanwhile.
+            Err(error) if error.is(Errno::ENOENT) => firewall::mend(host, grant)?,
+            done => return done,
         }
-        if let Some(last) = last_user(host, ip)? {
-            batch.delete(&OWNERS, &[owner(ip, last)]);
-        }
-        batch.add(&OWNERS, &[owner(ip, uid)]);
-        Ok(Step::Commit(batch, ()))
-    })
+    }
+    write_down(host)
 }
 
 /// Whether the bridge port of `lease` is closed yet. Once it is open, another run for the same container

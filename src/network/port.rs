@@ -63,7 +63,7 @@ fn or_lost(error: Error) -> Error {
 /// host's address.
 pub fn set_hairpin(host: &mut Host, name: &IfName) -> Result<()> {
     let hairpin = link::change(By::Name(name), vec![port(vec![InfoBridgePort::HairpinMode(true)])]);
-    host.change("configuring the bridge port", |netlink| netlink.change(hairpin))
+    host.change("configuring the bridge port", |netlink| netlink.change(hairpin)).map_err(or_lost)
 }
 
 /// The attribute with settings of a bridge port.

@@ -25,7 +25,7 @@ use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::{self, Lease, Wanted};
-use crate::network::owner::last_user;
+use crate::network::owner::{MENDS, last_user};
 use crate::network::take::NAP;
 use crate::report::error::{Error, Failed, Result, Usage};
 use crate::request::policy::Grant;
@@ -87,7 +87,7 @@ pub fn publish(
     if mappings.len() > MANY {
         prune(host)?;
     }
-    let mut mended = false;
+    let mut mended = 0;
     let plan = optimistic(host, |host| {
         if !lease::is_held(host, lease, target)? {
             return Err(Failed::LeaseLost.into());
@@ -95,9 +95,9 @@ pub fn publish(
         match last_user(host, ip)? {
             Some(uid) if uid != lease.user() => return Err(Failed::LeaseLost.into()),
             // The ruleset was flushed meanwhile.
-            None if !mended => {
+            None if mended < MENDS => {
                 firewall::mend(host, grant)?;
-                mended = true;
+                mended += 1;
                 return Ok(Step::Again);
             }
             _ => {}
