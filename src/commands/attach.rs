@@ -21,7 +21,8 @@ use crate::request::policy::Grant;
 use crate::request::ports::Mapping;
 use crate::target::Target;
 
-/// Gives the container `which` its network, as `request` says. After an error nothing of it is left.
+/// Gives the container `which` its network, as `request` says. After an error the veth pair that
+/// this run made is gone, and elements that it published lead nowhere until another run removes them.
 pub fn attach(caller: &Caller, which: &Which, request: &Attach) -> Result<()> {
     let trail = Trail::new("attach", caller.uid, Some((which, request)));
     trail.ends(step_by_step(caller, which, request, &trail))
@@ -146,8 +147,8 @@ fn connect(
             inside.configured()?;
         }
     }
-    // The container answers from here on. To publish is the last step that needs the capability, so no
-    // later step can fail and have to take it back.
+    // The container answers from here on. To publish is the last step that needs the capability: what
+    // fails before it has published nothing.
     let published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
     capability::give_up_all()?;
     Ok(published)

@@ -59,7 +59,9 @@ fn take_out(
     let lease = lease::find_with_bridge(host, wanted, end)?.0;
     trail.begins(&lease);
     let is_held = |host: &mut Host| lease::is_held(host, &lease, wanted.target);
-    publish::remove::all_of(host, lease.address.ip, is_held)?;
+    if publish::is_published(host, lease.address.ip)? {
+        publish::remove::all_of(host, lease.address.ip, is_held)?;
+    }
     capability::give_up_all()?;
     // With the container's own rights.
     inside.remove(lease.index)

@@ -1,7 +1,7 @@
 //! An address belongs to a user. The map `owners` remembers who had each address last. What one user's
 //! container began, published or was sent never reaches a container of another user: an address goes to
 //! another user only after all of that is removed, while the bridge port is still closed. A user's own
-//! address costs one look, and no transaction.
+//! address at which nothing is published costs a few looks, and no transaction.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -74,7 +74,9 @@ pub fn claim(
     let (ip, uid) = (lease.address.ip, lease.user());
     let last = last_user(host, ip)?;
     let published = publish::is_published(host, ip)?;
-    publish::remove::all_of(host, ip, |host| is_closed(host, lease, target))?;
+    if published {
+        publish::remove::all_of(host, ip, |host| is_closed(host, lease, target))?;
+    }
     // A packet that waits for the address to be resolved has passed the firewall already.
     forget_neighbour(host, bridge, ip)?;
     if last == Some(uid) {

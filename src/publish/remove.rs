@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use super::encode::{leads_to, live};
-use super::{is_published, mark};
+use super::mark;
 use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, optimistic};
 use crate::kernel::link::By;
 use crate::kernel::nftables::{Batch, Element};
@@ -15,44 +15,41 @@ use crate::report::error::Result;
 
 /// Which of the ports that lead to an address are removed.
 enum Scope {
-    Nothing,
     Everything,
     /// All but those that were published for the container with this host end.
     AllBut(String),
 }
 
-/// Removes what leads to this address, if `may` says that it is right.
+/// Removes what leads to this address, at which something is published, if `may` says that it is right.
 pub fn all_of(
     host: &mut Host,
     ip: Ipv4Addr,
     may: impl Fn(&mut Host) -> Result<bool>,
 ) -> Result<()> {
-    match is_published(host, ip)? {
-        true => remove(host, |host, other| match other == ip && may(host)? {
-            true => Ok(Scope::Everything),
-            false => Ok(Scope::Nothing),
-        }),
-        false => Ok(()),
-    }
+    remove(host, |host, other| Ok((other == ip && may(host)?).then_some(Scope::Everything)))
 }
 
 /// Removes what leads to containers that are gone.
 pub fn prune(host: &mut Host) -> Result<()> {
     remove(host, |host, ip| {
         let link = host.link(By::Index(index_of(ip)))?;
-        Ok(link.map_or(Scope::Everything, |link| Scope::AllBut(link.name)))
+        Ok(Some(link.map_or(Scope::Everything, |link| Scope::AllBut(link.name))))
     })
 }
 
 /// Removes what leads to publishing containers, as far as `scope` says of each address, and what waits
-/// for them.
-fn remove(host: &mut Host, scope: impl Fn(&mut Host, Ipv4Addr) -> Result<Scope>) -> Result<()> {
+/// for them. `None`: nothing of that address is removed.
+fn remove(
+    host: &mut Host,
+    scope: impl Fn(&mut Host, Ipv4Addr) -> Result<Option<Scope>>,
+) -> Result<()> {
     let removed = optimistic(host, |host| {
         let mut scopes = HashMap::new();
         for ip in host.elements(&PUBLISHING)?.iter().filter_map(Element::ipv4) {
-            scopes.insert(ip, scope(host, ip)?);
+            if let Some(scope) = scope(host, ip)? {
+                scopes.insert(ip, scope);
+            }
         }
-        scopes.retain(|_, scope| !matches!(scope, Scope::Nothing));
         if scopes.is_empty() {
             return Ok(Step::Done(Vec::new()));
         }
@@ -81,7 +78,7 @@ fn removal(
     let stays = |port: &Element| match scope(port) {
         Some(Scope::Everything) => false,
         Some(Scope::AllBut(host_end)) => port.comment == *host_end,
-        Some(Scope::Nothing) | None => true,
+        None => true,
     };
     let (staying, ports): (Vec<_>, Vec<_>) = ports.into_iter().partition(stays);
     let kept: HashSet<_> = staying.iter().map(|port| live(port).key).collect();
