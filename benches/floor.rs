@@ -16,7 +16,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use netsetgo::privilege::sys;
+use netsetgo::sys;
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
 use nix::sched::{CloneFlags, setns};

@@ -2,19 +2,9 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use netsetgo::commands::attach::attach;
-use netsetgo::commands::check::check;
-use netsetgo::commands::delete::delete;
-use netsetgo::commands::hook::hook;
-use netsetgo::commands::list::list;
-use netsetgo::commands::prune::prune;
-use netsetgo::privilege::caller::become_caller;
-use netsetgo::privilege::capability::give_up_all;
-use netsetgo::privilege::filter;
-use netsetgo::privilege::sys::Arguments;
-use netsetgo::report;
-use netsetgo::report::error::Result;
-use netsetgo::request::cli::{self, Request};
+use netsetgo::sys::Arguments;
+use netsetgo::{Request, Result, become_caller, filter, give_up_all};
+use netsetgo::{attach, check, delete, hook, list, prune};
 
 #[cfg(target_env = "musl")]
 #[global_allocator]
@@ -28,18 +18,18 @@ fn story(arguments: Arguments) -> i32 {
         Err(error) => {
             // No capability is left when a run writes to the caller's standard error.
             let _ = give_up_all();
-            report::failure(&error)
+            netsetgo::failure(&error)
         }
     }
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
     let caller = become_caller()?;
-    let request = cli::parse(arguments.read())?;
+    let request = netsetgo::parse(arguments.read())?;
     filter::install(filter::for_request(&request))?;
     match request {
-        Request::Help => report::print(&cli::help()),
-        Request::Version => report::print(cli::version()),
+        Request::Help => netsetgo::print(&netsetgo::help()),
+        Request::Version => netsetgo::print(netsetgo::version()),
         Request::Attach(which, request) => attach(&caller, &which, &request),
         Request::Hook(request) => hook(&caller, request),
         Request::Delete(which, request) => delete(&caller, &which, &request),

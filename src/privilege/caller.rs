@@ -19,7 +19,7 @@ use nix::unistd::{
 
 use super::capability::{self, Privilege};
 use super::{failed, sys};
-use crate::report::error::{Failed, Result, Unprivileged};
+use crate::report::error::{Failed, Result, Unprivileged, first_of};
 
 /// The soft limits of the process, as far as the caller's hard limits allow them. `RLIMIT_NPROC`
 /// stays: the child counts among the caller's processes.
@@ -40,7 +40,6 @@ const INITIAL_USER_NAMESPACE: u64 = 0xeffffffd;
 /// The user who called, and what the process may do for them.
 #[derive(Debug)]
 pub struct Caller {
-    /// The real user id.
     pub uid: u32,
     unprivileged: Option<Unprivileged>,
 }
@@ -48,7 +47,7 @@ pub struct Caller {
 /// Becomes the caller for good, and proves it. After an error the process must end.
 ///
 /// A wrong installation or a wrong way of calling is no error yet, as `-help` needs no privilege:
-/// [`Caller::privilege`] tells of it.
+/// `Caller::privilege` tells of it.
 pub fn become_caller() -> Result<Caller> {
     sys::reset_signals();
     let (uid, gid) = (getuid(), getgid());
@@ -90,24 +89,19 @@ fn prove(uid: Uid, gid: Gid) -> Result<()> {
     let users = getresuid().map_err(failed(PROOF))?;
     let groups = getresgid().map_err(failed(PROOF))?;
     let unchanged = Uid::from_raw(u32::MAX);
-    let wrong = if [users.real, users.effective, users.saved] != [uid; 3] {
-        "a user id is not the caller's"
-    } else if [groups.real, groups.effective, groups.saved] != [gid; 3] {
-        "a group id is not the caller's"
-    } else if !prctl::get_no_new_privs().map_err(failed(PROOF))? {
-        "the process could gain privilege"
-    } else if prctl::get_dumpable().map_err(failed(PROOF))? {
-        "the process could be read"
-    } else if uid.is_root() {
-        return Ok(());
-    } else if setresuid(unchanged, Uid::from_raw(0), unchanged).is_ok() {
-        "root was regained"
-    } else if !capability::is_cut().map_err(failed(PROOF))? {
-        "a capability was left"
-    } else {
-        return Ok(());
-    };
-    Err(Failed::Caller(PROOF, wrong.to_owned()).into())
+    let regained = || setresuid(unchanged, Uid::from_raw(0), unchanged).is_ok();
+    first_of(&[
+        ([users.real, users.effective, users.saved] != [uid; 3], "a user id is not the caller's"),
+        (
+            [groups.real, groups.effective, groups.saved] != [gid; 3],
+            "a group id is not the caller's",
+        ),
+        (!prctl::get_no_new_privs().map_err(failed(PROOF))?, "the process could gain privilege"),
+        (prctl::get_dumpable().map_err(failed(PROOF))?, "the process could be read"),
+        (!uid.is_root() && regained(), "root was regained"),
+        (!uid.is_root() && !capability::is_cut().map_err(failed(PROOF))?, "a capability was left"),
+    ])
+    .map_err(failed(PROOF))
 }
 
 /// Why the process lacks its privilege, if it does. The user namespace is the first question:
@@ -122,17 +116,14 @@ fn unprivileged(no_new_privs: bool) -> Result<Option<Unprivileged>> {
     }
     let nosuid = statvfs("/proc/self/exe").is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let traced =
-        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
-    Ok(Some(if traced {
-        Unprivileged::Traced
-    } else if no_new_privs {
-        Unprivileged::NoNewPrivs
-    } else if nosuid {
-        Unprivileged::NoSuidMount
-    } else {
-        Unprivileged::NotSetuid
-    }))
+    let is_traced = |line: &str| line.starts_with("TracerPid:") && !line.ends_with("\t0");
+    let why = first_of(&[
+        (status.lines().any(is_traced), Unprivileged::Traced),
+        (no_new_privs, Unprivileged::NoNewPrivs),
+        (nosuid, Unprivileged::NoSuidMount),
+        (true, Unprivileged::NotSetuid),
+    ]);
+    Ok(why.err())
 }
 
 fn inside_user_namespace() -> Result<bool> {
@@ -142,13 +133,11 @@ fn inside_user_namespace() -> Result<bool> {
 }
 
 impl Caller {
-    /// A caller for a test.
     #[cfg(test)]
     pub(crate) fn for_test(uid: u32) -> Caller {
         Caller { uid, unprivileged: None }
     }
 
-    /// Whether the caller is root.
     pub fn is_root(&self) -> bool {
         self.uid == 0
     }

@@ -28,7 +28,7 @@ macro_rules! entry_point {
             arguments: *const *const core::ffi::c_char,
         ) -> core::ffi::c_int {
             // SAFETY: these are the arguments of `main`.
-            $story(unsafe { $crate::privilege::sys::Arguments::of_main(count, arguments) })
+            $story(unsafe { $crate::sys::Arguments::of_main(count, arguments) })
         }
     };
 }

@@ -2,7 +2,6 @@
 //!
 //! The text of an error says what was wrong, why, and what to do about it. What came from the caller
 //! is printed escaped, so that no argument can forge a second line.
-#![allow(missing_docs, reason = "each variant's text is its documentation")]
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -30,6 +29,12 @@ pub enum Error {
     /// Something could not be done. Exit status 1.
     #[error("{0}")]
     Failed(#[from] Failed),
+}
+
+/// The first of these that is so, as the error.
+pub fn first_of<T: Copy>(faults: &[(bool, T)]) -> Result<(), T> {
+    let found = faults.iter().find(|(is_so, _)| *is_so);
+    found.map_or(Ok(()), |(_, fault)| Err(*fault))
 }
 
 impl Error {

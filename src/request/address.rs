@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use crate::report::error::first_of;
+
 /// An IPv4 address, and the length of its network prefix in bits, as in `10.10.10.1/24` (RFC 4632).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -101,17 +103,15 @@ impl FromStr for IfName {
     /// put in a number; `all` and `default`, which are sysctl directories; and what is not printable
     /// ASCII.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() {
-            Err("an interface name cannot be empty")
-        } else if text.len() > Self::LONGEST {
-            Err("an interface name has at most 15 bytes")
-        } else if [".", "..", "all", "default"].contains(&text) {
-            Err("not a name that an interface can have")
-        } else if !text.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b)) {
-            Err("an interface name has printable ASCII only, and no space, '/', ':' or '%'")
-        } else {
-            Ok(IfName(text.to_owned()))
-        }
+        let plain = text.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
+        let known = [".", "..", "all", "default"].contains(&text);
+        first_of(&[
+            (text.is_empty(), "an interface name cannot be empty"),
+            (text.len() > Self::LONGEST, "an interface name has at most 15 bytes"),
+            (known, "not a name that an interface can have"),
+            (!plain, "an interface name has printable ASCII only, and no space, '/', ':' or '%'"),
+        ])?;
+        Ok(IfName(text.to_owned()))
     }
 }
 

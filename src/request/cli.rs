@@ -59,6 +59,7 @@ const OPTIONS: [Row; 20] = [
 
 /// What the caller asks for, by the option of that name. An attach has no option of its own.
 #[derive(Debug, PartialEq)]
+#[allow(missing_docs, reason = "each is named after its option")]
 pub enum Request {
     Help,
     Version,
@@ -116,6 +117,7 @@ fn options() -> Options {
     options
 }
 
+/// What `-help` prints.
 pub fn help() -> String {
     let brief = "netsetgo: give a rootless container a network\n\n\
                  netsetgo -pid N [options]\nnetsetgo -netns PATH [options]\n\
@@ -126,6 +128,7 @@ pub fn help() -> String {
     options().usage(brief) + tail
 }
 
+/// What `-version` prints.
 pub fn version() -> &'static str {
     concat!("netsetgo ", env!("CARGO_PKG_VERSION"), "\n")
 }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::privilege::caller::Caller;
-use crate::report::error::{Failed, Refused, Result};
+use crate::report::error::{Failed, Refused, Result, first_of};
 use crate::request::accounts;
 use crate::request::address::Cidr;
 use crate::request::cli::Attach;
@@ -64,31 +64,26 @@ fn replace<T: Clone + Display + PartialEq>(
 
 fn check_bridge_address(bridge: Cidr) -> Result<()> {
     let ip = bridge.ip;
-    let wrong = if !PREFIXES.contains(&bridge.prefix) {
-        "the subnet is not between /22 and /30; one bridge has at most 1023 ports"
-    } else if !bridge.is_host(ip) || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] == 0 {
-        "not an address that a host can have in its subnet"
-    } else {
-        return Ok(());
-    };
-    Err(Failed::Address("the bridge's address", bridge, wrong).into())
+    let odd = !bridge.is_host(ip) || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] == 0;
+    let checked = first_of(&[
+        (
+            !PREFIXES.contains(&bridge.prefix),
+            "the subnet is not between /22 and /30; one bridge has at most 1023 ports",
+        ),
+        (odd, "not an address that a host can have in its subnet"),
+    ]);
+    Ok(checked.map_err(|why| Failed::Address("the bridge's address", bridge, why))?)
 }
 
 fn check_container_address(bridge: Cidr, asked: Cidr) -> Result<()> {
-    let wrong = if !bridge.contains(asked.ip) {
-        "not in the bridge's subnet"
-    } else if asked.prefix != bridge.prefix {
-        "its prefix length is not the bridge's"
-    } else if asked.ip == bridge.ip {
-        "the bridge's own address"
-    } else if asked.ip == bridge.network() {
-        "the network's own address"
-    } else if asked.ip == bridge.broadcast() {
-        "the broadcast address"
-    } else {
-        return Ok(());
-    };
-    Err(Failed::Address("-containerAddress", asked, wrong).into())
+    let checked = first_of(&[
+        (!bridge.contains(asked.ip), "not in the bridge's subnet"),
+        (asked.prefix != bridge.prefix, "its prefix length is not the bridge's"),
+        (asked.ip == bridge.ip, "the bridge's own address"),
+        (asked.ip == bridge.network(), "the network's own address"),
+        (asked.ip == bridge.broadcast(), "the broadcast address"),
+    ]);
+    Ok(checked.map_err(|why| Failed::Address("-containerAddress", asked, why))?)
 }
 
 #[cfg(test)]

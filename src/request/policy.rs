@@ -11,16 +11,14 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use crate::report::error::{Failed, Refused, Result};
+use crate::report::error::{Failed, Refused, Result, first_of};
 use crate::request::accounts;
 use crate::request::address::{Cidr, IfName};
 use crate::request::ports::Granted;
 use crate::request::read;
 
-/// Where the policy is kept.
 pub const PATH: &str = "/etc/netsetgo.toml";
 
-/// The most bytes that are read of it.
 const LARGEST: u64 = 16 << 20;
 
 /// The most ports that a bridge can have (`BR_MAX_PORTS` less one, `net/bridge/br_private.h`), and
@@ -103,7 +101,6 @@ pub enum HostAccess {
     All,
 }
 
-/// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
@@ -209,24 +206,19 @@ impl Policy {
 
 fn check_owner(file: &File) -> Result<()> {
     let facts = file.metadata().map_err(|error| Failed::File(PATH.into(), error))?;
-    let wrong = if !facts.is_file() {
-        "not a regular file"
-    } else if facts.uid() != 0 {
-        "not owned by root"
-    } else if facts.mode() & 0o022 != 0 {
-        "others can write it"
-    } else {
-        return Ok(());
-    };
-    Err(Refused::UntrustedPolicy(wrong).into())
+    let checked = first_of(&[
+        (!facts.is_file(), "not a regular file"),
+        (facts.uid() != 0, "not owned by root"),
+        (facts.mode() & 0o022 != 0, "others can write it"),
+    ]);
+    Ok(checked.map_err(Refused::UntrustedPolicy)?)
 }
 
 /// Line and column, each counted from 1, of the byte at `offset`.
 fn place(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let column = before.get(line_start..).map_or(0, |line| line.chars().count());
-    (before.matches('\n').count() + 1, column + 1)
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 /// What the fuzz targets check here.
