@@ -68,7 +68,7 @@ pub fn list(caller: &Caller, json: bool) -> Result<()> {
     let links = leases(&mut netlink, grant.as_ref().map(|grant| grant.address))?;
     let used = links.iter().filter(|(_, link)| owner_of(&link.name) == Some(caller.uid)).count();
     // Without names each user is told by number.
-    let users = accounts::passwd().unwrap_or_default();
+    let users = accounts::text_of(accounts::PASSWD).unwrap_or_default();
     let processes = if links.is_empty() { BTreeMap::new() } else { processes(&mut netlink) };
     let row = |(address, link): (Cidr, Link)| {
         let is_its_own = |(ip, owner, _): &&_| *ip == address.ip && *owner == link.name;

@@ -16,7 +16,7 @@ use crate::network::pool::lowest_free;
 use crate::network::take::TRIES;
 use crate::report::error::{Failed, Refused, Result};
 use crate::request::policy::Grant;
-use crate::request::ports::{Granted, Mapping, Protocol};
+use crate::request::ports::{DYNAMIC_PORTS, Mapping, Protocol};
 
 /// What is to be done for mappings to be published.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ pub fn check_granted(grant: &Grant, mappings: &[Mapping]) -> Result<()> {
     if granted.is_empty() {
         return Err(Refused::NoPorts(grant.uid).into());
     }
-    let is_granted = |port| port == 0 || granted.iter().any(|ports| ports.contains(port));
+    let is_granted = |port| port == 0 || granted.iter().any(|ports| ports.0.contains(&port));
     match mappings.iter().find(|mapping| !is_granted(mapping.host_port)) {
         Some(mapping) => Err(Refused::Port(*mapping, grant.uid).into()),
         None => Ok(()),
@@ -95,11 +95,10 @@ fn choose(
     asked: &Mapping,
 ) -> Result<(Mapping, There)> {
     let with = |host_port| Mapping { host_port, ..*asked };
-    let dynamic = [Granted::dynamic()];
-    let granted = grant.publish.as_deref().unwrap_or(&dynamic);
+    let granted = grant.publish.as_deref().unwrap_or(&[DYNAMIC_PORTS]);
     let open: Vec<u16> = granted
         .iter()
-        .flat_map(Granted::each)
+        .flat_map(|ports| ports.0.clone())
         .filter(|port| !others.iter().any(|other| other.conflicts(&with(*port))))
         .collect();
     if let Some(port) = ports.given(asked)?.into_iter().find(|port| open.contains(port)) {

@@ -102,7 +102,7 @@ impl<'a> Trail<'a> {
 
     /// The user, and the container and its interface.
     fn about(&self) -> String {
-        let accounts = accounts::passwd().unwrap_or_default();
+        let accounts = accounts::text_of(accounts::PASSWD).unwrap_or_default();
         let user = accounts::name_of(self.uid, &accounts).map_or("-".to_owned(), word);
         let user = format!(" uid={} user={user}", self.uid);
         let Some((which, request)) = self.of else { return user };

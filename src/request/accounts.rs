@@ -7,17 +7,11 @@ use crate::request::read;
 /// The most bytes that are read of a file. The accounts of a large site fit in many times.
 const LARGEST: u64 = 16 << 20;
 
-/// The text of `/etc/passwd`.
-pub fn passwd() -> Result<String> {
-    text_of("/etc/passwd")
-}
+pub const PASSWD: &str = "/etc/passwd";
+pub const GROUP: &str = "/etc/group";
 
-/// The text of `/etc/group`.
-pub fn group() -> Result<String> {
-    text_of("/etc/group")
-}
-
-fn text_of(path: &str) -> Result<String> {
+/// The text of one of the two.
+pub fn text_of(path: &str) -> Result<String> {
     let bytes = read::open_regular(path).and_then(|file| read::at_most(LARGEST, file));
     let bytes = bytes.map_err(|error| Failed::File(path.into(), error))?;
     // Users write into it what they like (chfn(1)), in any encoding.
@@ -58,25 +52,25 @@ fn id(entry: &[&str]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str =
+    const USERS: &str =
         "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n+::::::\n";
-    const GROUP: &str = "root:x:0:\nnetdev:x:106:alice,bob\nempty:x:107:\n";
+    const GROUPS: &str = "root:x:0:\nnetdev:x:106:alice,bob\nempty:x:107:\n";
 
     #[test]
     fn a_user_is_found_by_name_and_by_number() {
-        assert_eq!(uid_of("alice", PASSWD), Some(1000));
-        assert_eq!(uid_of("ali", PASSWD), None);
-        assert_eq!(uid_of("+", PASSWD), None);
-        assert_eq!(name_of(1000, PASSWD), Some("alice"));
-        assert_eq!(name_of(1001, PASSWD), None);
+        assert_eq!(uid_of("alice", USERS), Some(1000));
+        assert_eq!(uid_of("ali", USERS), None);
+        assert_eq!(uid_of("+", USERS), None);
+        assert_eq!(name_of(1000, USERS), Some("alice"));
+        assert_eq!(name_of(1001, USERS), None);
     }
 
     #[test]
     fn a_group_counts_by_the_process_or_by_the_file() {
-        assert!(in_group("netdev", &[5, 106], "carol", GROUP));
-        assert!(in_group("netdev", &[], "bob", GROUP));
-        assert!(!in_group("netdev", &[107], "bo", GROUP));
-        assert!(!in_group("empty", &[], "", GROUP));
-        assert!(!in_group("nosuch", &[0, 106, 107], "alice", GROUP));
+        assert!(in_group("netdev", &[5, 106], "carol", GROUPS));
+        assert!(in_group("netdev", &[], "bob", GROUPS));
+        assert!(!in_group("netdev", &[107], "bo", GROUPS));
+        assert!(!in_group("empty", &[], "", GROUPS));
+        assert!(!in_group("nosuch", &[0, 106, 107], "alice", GROUPS));
     }
 }

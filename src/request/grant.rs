@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use crate::privilege::caller::Caller;
 use crate::report::error::{Failed, Refused, Result, first_of};
-use crate::request::accounts;
+use crate::request::accounts::{GROUP, PASSWD, text_of};
 use crate::request::address::Cidr;
 use crate::request::cli::Attach;
 use crate::request::policy::{Grant, PREFIXES, Policy};
@@ -23,7 +23,10 @@ impl Grant {
         let uid = caller.uid;
         let entry = match policy.has_names() {
             false => policy.entry(uid, &[], "", ""),
-            true => policy.entry(uid, &caller.gids()?, &accounts::passwd()?, &accounts::group()?),
+            true => {
+                let (passwd, group) = (text_of(PASSWD)?, text_of(GROUP)?);
+                policy.entry(uid, &caller.gids()?, &passwd, &group)
+            }
         };
         let entry = entry.filter(|entry| entry.links > 0).ok_or(Refused::NotAllowed(uid))?;
         let (links, publish) = (entry.links, Some(entry.publish.clone()));

@@ -29,9 +29,7 @@ pub struct State {
     id: String,
     status: String,
     /// Runtimes leave it out, or write 0, when the container is gone.
-    #[serde(default)]
     pid: Option<i64>,
-    #[serde(default)]
     annotations: Option<Annotations>,
 }
 
@@ -50,9 +48,8 @@ struct Annotations {
 impl State {
     /// Reads the whole input as one state.
     pub fn read(input: impl Read) -> Result<State> {
-        let bytes = read::at_most(LARGEST, input).map_err(|error| wrong(error.to_string()))?;
-        let state: State =
-            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let bytes = read::at_most(LARGEST, input).map_err(wrong)?;
+        let state: State = serde_json::from_slice(&bytes).map_err(wrong)?;
         let mut others = state.annotations.iter().flat_map(|annotations| annotations.others.keys());
         match others.find(|name| name.starts_with(OURS)) {
             Some(name) => Err(wrong(format!("annotation {name:?}: there is none of that name"))),
@@ -108,16 +105,15 @@ fn value<T: FromStr<Err = &'static str>>(name: &str, text: &str) -> Result<T> {
 }
 
 /// The error for what is wrong with a state. Of a long text it has both ends only.
-fn wrong(why: impl Into<String>) -> Error {
+fn wrong(why: impl ToString) -> Error {
     const END: usize = 200;
-    let why: Vec<char> = why.into().chars().collect();
-    let text = match (why.first_chunk::<END>(), why.last_chunk::<END>()) {
-        (Some(first), Some(last)) if why.len() > 2 * END => {
-            first.iter().chain(&['.'; 3]).chain(last).collect()
-        }
-        _ => why.iter().collect(),
-    };
-    Usage::State(text).into()
+    let mut why = why.to_string();
+    let length = why.chars().count();
+    if length > 2 * END {
+        let (first, last) = (why.chars().take(END), why.chars().skip(length - END));
+        why = first.chain("...".chars()).chain(last).collect();
+    }
+    Usage::State(why).into()
 }
 
 /// What the fuzz targets check here.

@@ -17,7 +17,7 @@ pub const MOST_PORTS: usize = 1024;
 const FIRST_USER_PORT: u16 = 1024;
 
 /// Of these root gets a free port: they are for temporary use (RFC 6335, "Dynamic Ports").
-const DYNAMIC_PORTS: RangeInclusive<u16> = 49152..=65535;
+pub const DYNAMIC_PORTS: Granted = Granted(49152..=65535);
 
 /// A transport protocol whose ports can be published, by its number (IANA, "Protocol Numbers").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -37,10 +37,7 @@ impl Protocol {
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        })
+        f.write_str(if *self == Protocol::Tcp { "tcp" } else { "udp" })
     }
 }
 
@@ -85,23 +82,18 @@ impl FromStr for Publication {
 
     /// Reads `[IP:]HOST:PORT[/tcp|udp]`, where HOST and PORT are a port or a range of equal length.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (rest, protocol) = match text.split_once('/') {
-            None => (text, Protocol::Tcp),
-            Some((rest, "tcp")) => (rest, Protocol::Tcp),
-            Some((rest, "udp")) => (rest, Protocol::Udp),
-            Some(_) => return Err("the protocol after the / is neither tcp nor udp"),
-        };
+        let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = Protocol::ALL.into_iter().find(|known| known.to_string() == protocol);
+        let protocol = protocol.ok_or("the protocol after the / is neither tcp nor udp")?;
         let (rest, container) = rest
             .rsplit_once(':')
             .ok_or("not [IP:]HOST:PORT[/tcp|udp]: there is no : between the two ports")?;
-        let (host_ip, host) = match rest.rsplit_once(':') {
-            None => (None, rest),
-            Some((ip, host)) => {
-                let wrong = |_| "the part before the host port is not an IPv4 address";
-                let ip: Ipv4Addr = ip.parse().map_err(wrong)?;
-                (Some(ip).filter(|ip| !ip.is_unspecified()), host)
-            }
+        let (ip, host) = match rest.rsplit_once(':') {
+            None => (Ok(Ipv4Addr::UNSPECIFIED), rest),
+            Some((ip, host)) => (ip.parse(), host),
         };
+        let ip = ip.map_err(|_| "the part before the host port is not an IPv4 address")?;
+        let host_ip = Some(ip).filter(|ip| !ip.is_unspecified());
         let container = range(container)
             .filter(|ports| *ports.start() != 0)
             .ok_or("the container port is not between 1 and 65535, and not a range FIRST-LAST")?;
@@ -127,29 +119,12 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
 
 /// Ports that the policy grants: an entry of `publish = [...]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Granted(RangeInclusive<u16>);
-
-impl Granted {
-    /// Those from which root gets a free port.
-    pub fn dynamic() -> Granted {
-        Granted(DYNAMIC_PORTS)
-    }
-
-    pub fn contains(&self, port: u16) -> bool {
-        self.0.contains(&port)
-    }
-
-    pub fn each(&self) -> RangeInclusive<u16> {
-        self.0.clone()
-    }
-}
+pub struct Granted(pub RangeInclusive<u16>);
 
 impl fmt::Display for Granted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.start(), self.0.end()) {
-            (first, last) if first == last => write!(f, "{first}"),
-            (first, last) => write!(f, "{first}-{last}"),
-        }
+        let (first, last) = (self.0.start(), self.0.end());
+        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
     }
 }
 
@@ -238,9 +213,9 @@ mod tests {
     #[test]
     fn low_ports_are_granted_only_by_themselves() {
         let granted = |text: &str| text.parse::<Granted>();
-        assert!(granted("8000-8999").unwrap().contains(8999));
-        assert!(!granted("8000-8999").unwrap().contains(9000));
-        assert!(granted("80").unwrap().contains(80));
+        assert!(granted("8000-8999").unwrap().0.contains(&8999));
+        assert!(!granted("8000-8999").unwrap().0.contains(&9000));
+        assert!(granted("80").unwrap().0.contains(&80));
         assert!(granted("1-1023").is_ok());
         for wrong in ["", "0", "0-5", "1-65535", "1023-1024", "9-8", "a", "80/tcp", "8000-"] {
             assert!(granted(wrong).is_err(), "{wrong}");
