@@ -18,7 +18,7 @@ use crate::request::cli::{self, Request};
 /// Attaches the namespace of a child. Gives how long the attach took, in seconds. It gives up the
 /// capabilities. [`Failed::Trial`] when the child cannot make its namespaces.
 pub fn attach_and_leave(caller: &Caller) -> Result<f64> {
-    let end = IfName::literal("veth1".to_owned());
+    let end = IfName::literal("veth1");
     let child = Child::start(|parent| live(parent, &end))?;
     match child.channel.receive().unwrap_or(Errno::EPIPE as i32) {
         0 => {}

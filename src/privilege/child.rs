@@ -73,7 +73,6 @@ impl Child {
         }
     }
 
-    /// Its process id.
     pub fn pid(&self) -> Pid {
         self.process.0
     }

@@ -117,14 +117,11 @@ pub fn set_filter(program: &[libc::sock_filter]) -> nix::Result<()> {
     Errno::result(set).map(drop)
 }
 
-/// Capability sets of the calling process, a bit for each capability.
+/// Capability sets of the calling process, a bit for each capability (`capabilities(7)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Those in effect.
+pub(crate) struct Capabilities {
     pub effective: u64,
-    /// Those that can be brought into effect.
     pub permitted: u64,
-    /// Those that a program keeps that is executed.
     pub inheritable: u64,
 }
 
@@ -133,7 +130,7 @@ pub struct Capabilities {
 const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
 
 /// Reads the capability sets (`capget(2)`).
-pub fn capabilities() -> nix::Result<Capabilities> {
+pub(crate) fn capabilities() -> nix::Result<Capabilities> {
     let (mut header, mut halves) = (CAPABILITY_HEADER, [[0_u32; 3]; 2]);
     // SAFETY: the kernel reads and may write the eight bytes of the header, and writes two structures of
     // three 32-bit numbers, which is what this version has; both are there and outlive the call.
@@ -148,7 +145,7 @@ pub fn capabilities() -> nix::Result<Capabilities> {
 }
 
 /// Changes the capability sets (`capset(2)`).
-pub fn set_capabilities(to: Capabilities) -> nix::Result<()> {
+pub(crate) fn set_capabilities(to: Capabilities) -> nix::Result<()> {
     let sets = [to.effective, to.permitted, to.inheritable];
     let halves = [sets.map(|set| set as u32), sets.map(|set| (set >> 32) as u32)];
     let mut header = CAPABILITY_HEADER;

@@ -23,7 +23,6 @@ use crate::request::accounts;
 use crate::request::cli::{Attach, Which};
 use crate::request::ports::Mapping;
 
-/// The socket of the system's log.
 const LOG: &str = "/dev/log";
 
 /// `LOG_AUTHPRIV` with the severities `LOG_NOTICE` and `LOG_INFO` (`syslog(3)`).
@@ -85,8 +84,8 @@ impl<'a> Trail<'a> {
         };
         let address = self.of.and_then(|(_, request)| request.container_address);
         let details = address.map(|address| format!(" address={address}")).unwrap_or_default();
-        let why: Vec<_> = why.split(' ').map(one_word).collect();
-        let why: String = why.join(" ").chars().take(LONGEST_REASON).collect();
+        let shown = |c| if matches!(c, ' '..='~') { c } else { '?' };
+        let why: String = why.chars().map(shown).take(LONGEST_REASON).collect();
         let what = format!("{} {how}", self.action);
         self.write(&what, &details, self.ports(), &format!(" reason={why}"));
         outcome

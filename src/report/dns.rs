@@ -22,13 +22,10 @@ const LARGEST: u64 = 64 << 10;
 /// What a container needs for name service. As JSON it is the `dns` of a CNI result.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub struct Dns {
-    /// The servers, in the order in which they are asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<Ipv4Addr>,
-    /// The domains of short names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
-    /// The options of the resolver.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
@@ -52,19 +49,16 @@ impl Dns {
         for line in text.lines() {
             let mut words = line.split_ascii_whitespace();
             // A keyword counts at the beginning of its line only.
-            let Some(keyword) = words.next().filter(|word| line.starts_with(word)) else {
-                continue;
-            };
-            match keyword {
-                "nameserver" => match words.next().and_then(|value| value.parse().ok()) {
+            match words.next().filter(|word| line.starts_with(word)) {
+                Some("nameserver") => match words.next().and_then(|value| value.parse().ok()) {
                     Some(IpAddr::V4(ip)) if !ip.is_loopback() && !ip.is_unspecified() => {
                         dns.nameservers.push(ip);
                     }
                     other => loopback |= other.is_some_and(|ip| ip.is_loopback()),
                 },
                 // The last line of either kind counts.
-                "search" | "domain" => dns.search = printable(words).collect(),
-                "options" => dns.options.extend(printable(words)),
+                Some("search" | "domain") => dns.search = printable(words).collect(),
+                Some("options") => dns.options.extend(printable(words)),
                 _ => {}
             }
         }
@@ -73,16 +67,12 @@ impl Dns {
 
     /// As a `resolv.conf(5)`.
     pub fn resolv_conf(&self) -> String {
-        let mut text = String::new();
-        for server in &self.nameservers {
-            text += &format!("nameserver {server}\n");
-        }
-        for (keyword, words) in [("search", &self.search), ("options", &self.options)] {
-            if !words.is_empty() {
-                text += &format!("{keyword} {}\n", words.join(" "));
-            }
-        }
-        text
+        let servers = self.nameservers.iter().map(|server| format!("nameserver {server}\n"));
+        let words = [("search", &self.search), ("options", &self.options)];
+        let words = words.into_iter().filter(|(_, words)| !words.is_empty());
+        servers
+            .chain(words.map(|(keyword, words)| format!("{keyword} {}\n", words.join(" "))))
+            .collect()
     }
 }
 

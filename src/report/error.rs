@@ -20,13 +20,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a run failed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The command line is wrong. Exit status 2.
     #[error("usage: {0}; see netsetgo -help")]
     Usage(#[from] Usage),
-    /// The caller may not have what they ask for. Exit status 3.
     #[error("refused: {0}")]
     Refused(#[from] Refused),
-    /// Something could not be done. Exit status 1.
     #[error("{0}")]
     Failed(#[from] Failed),
 }
@@ -96,9 +93,7 @@ pub enum Refused {
     NotDumpable(String),
     #[error("{PATH:?}: missing, so only root may attach; the admin writes it (netsetgo.toml(5))")]
     NoPolicy,
-    #[error(
-        "{PATH:?}: {0}; make it a regular file that only root can write (chown root, chmod 644)"
-    )]
+    #[error("{PATH:?}: {0}; make it a regular file only root can write (chown root, chmod 644)")]
     UntrustedPolicy(&'static str),
     #[error("uid {0}: not allowed by {PATH:?}; ask the admin for an [[allow]] entry")]
     NotAllowed(u32),

@@ -81,8 +81,8 @@ impl IfName {
     pub const LONGEST: usize = 15;
 
     /// A name that the program itself puts together, of letters, digits and `-`.
-    pub(crate) fn literal(name: String) -> IfName {
-        IfName(name)
+    pub fn literal(name: impl Into<String>) -> IfName {
+        IfName(name.into())
     }
 
     pub fn as_str(&self) -> &str {

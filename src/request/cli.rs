@@ -170,19 +170,14 @@ fn attach(given: &Matches) -> Result<Attach, Usage> {
     }
     let named = |number| value(given, "vethNamePrefix", |prefix| end(prefix, number));
     let (host_end, container_end) = (named(0)?, named(1)?);
-    let container_end = match value(given, "ifname", str::parse)?.or(container_end) {
-        Some(name) => name,
-        None => IfName::literal("veth1".to_owned()),
-    };
+    let container_end = value(given, "ifname", str::parse)?.or(container_end);
     Ok(Attach {
         bridge_name: value(given, "bridgeName", str::parse)?,
         bridge_address: value(given, "bridgeAddress", str::parse)?,
         container_address: value(given, "containerAddress", str::parse)?,
         host_end,
-        container_end,
-        mtu: value(given, "mtu", |text| {
-            decimal(text, 68..=65535).ok_or("not an MTU between 68 and 65535")
-        })?,
+        container_end: container_end.unwrap_or(IfName::literal("veth1")),
+        mtu: value(given, "mtu", mtu)?,
         loopback: given.opt_present("lo"),
         wait: value(given, "wait", seconds)?.unwrap_or(Duration::from_secs(2)),
         publish,
@@ -250,13 +245,16 @@ fn decimal<T: FromStr + PartialOrd>(text: &str, range: RangeInclusive<T>) -> Opt
     text.parse().ok().filter(|number| plain && range.contains(number))
 }
 
+fn mtu(text: &str) -> Result<u32, &'static str> {
+    decimal(text, 68..=65535).ok_or("not an MTU between 68 and 65535")
+}
+
 /// A number of seconds, with a fraction or without.
 fn seconds(text: &str) -> Result<Duration, &'static str> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let seconds = text.parse().ok().filter(|seconds| plain && *seconds <= LONGEST_WAIT);
-    seconds
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or("not a number of seconds between 0 and 3600")
+    let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    wait.ok_or("not a number of seconds between 0 and 3600")
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub struct Grant {
 impl Default for Grant {
     fn default() -> Self {
         Grant {
-            bridge: IfName::literal("brg0".to_owned()),
+            bridge: IfName::literal("brg0"),
             address: Cidr { ip: Ipv4Addr::new(10, 10, 10, 1), prefix: 24 },
             mtu: 1500,
             nat: true,
