@@ -21,7 +21,7 @@ use self::forwarding::Forwarding;
 use self::rules::{Setup, VERSION, rules};
 use self::tables::*;
 pub use self::tables::{LIVE, NAME, OWNERS, PORTS, PUBLISHING};
-pub use self::transaction::{Step, optimistic};
+pub use self::transaction::{Step, optimistic, optimistic_mending};
 pub use self::verify::Seen;
 use crate::kernel::conntrack;
 use crate::kernel::link::{By, Link};

@@ -7,6 +7,10 @@ use crate::kernel::nftables::{Batch, Ruleset};
 use crate::network::Host;
 use crate::network::take::TRIES;
 use crate::report::error::{Failed, Result};
+use crate::request::policy::Grant;
+
+/// How often a run makes the tables anew that are flushed while it works.
+const MENDS: usize = 10;
 
 /// What a look at the ruleset and at the host leads to.
 pub enum Step<T> {
@@ -41,4 +45,19 @@ pub fn optimistic<T>(
         }
     }
     Err(Failed::Contended.into())
+}
+
+/// The same where the tables must be there: they are made anew if they were flushed meanwhile.
+pub fn optimistic_mending<T>(
+    host: &mut Host,
+    grant: &Grant,
+    mut step: impl FnMut(&mut Host) -> Result<Step<T>>,
+) -> Result<T> {
+    for _ in 0..MENDS {
+        match optimistic(host, &mut step) {
+            Err(error) if error.is(Errno::ENOENT) => super::mend(host, grant)?,
+            done => return done,
+        }
+    }
+    optimistic(host, step)
 }

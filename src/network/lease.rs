@@ -172,11 +172,6 @@ pub fn held(host: &mut Host, lease: &Lease, target: &Target) -> Result<Option<Li
     Ok(Some(link).filter(|_| still))
 }
 
-/// Whether `lease` is still the target's.
-pub fn is_held(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> {
-    held(host, lease, target).map(|link| link.is_some())
-}
-
 /// The id by which this network namespace knows the target.
 fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
     link::namespace_id(&mut host.netlink, Namespace::Fd(target.net.as_raw_fd().cast_unsigned()))

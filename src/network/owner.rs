@@ -6,20 +6,15 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use nix::errno::Errno;
-
 use super::Host;
 use super::lease::{self, Lease, Wanted};
-use crate::firewall::{self, OWNERS, PUBLISHING, Step, optimistic, owner};
+use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic_mending, owner};
 use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::{conntrack, route};
 use crate::publish;
 use crate::report::error::{Failed, Result};
 use crate::request::policy::Grant;
 use crate::target::Target;
-
-/// How often a run makes the tables anew that are flushed while it works.
-pub const MENDS: usize = 10;
 
 /// The uid of the user who had the address last. `None`: no user had it since the tables were made.
 pub fn last_user(host: &mut Host, ip: Ipv4Addr) -> Result<Option<u32>> {
@@ -87,27 +82,17 @@ pub fn claim(
         host.forget_flows(read, |host, _| is_closed(host, lease, target))?;
     }
     // Last: a run that is killed before this leaves the rest to the next one.
-    let write_down = |host: &mut Host| {
-        optimistic(host, |host| {
-            let mut batch = Batch::default();
-            if !is_closed(host, lease, target)? {
-                return Ok(Step::Done(()));
-            }
-            if let Some(last) = last_user(host, ip)? {
-                batch.delete(&OWNERS, &[owner(ip, last)]);
-            }
-            batch.add(&OWNERS, &[owner(ip, uid)]);
-            Ok(Step::Commit(batch, ()))
-        })
-    };
-    for _ in 0..MENDS {
-        match write_down(host) {
-            // The ruleset was flushed meanwhile.
-            Err(error) if error.is(Errno::ENOENT) => firewall::mend(host, grant)?,
-            done => return done,
+    optimistic_mending(host, grant, |host| {
+        if !is_closed(host, lease, target)? {
+            return Ok(Step::Done(()));
         }
-    }
-    write_down(host)
+        let mut batch = Batch::default();
+        if let Some(last) = last_user(host, ip)? {
+            batch.delete(&OWNERS, &[owner(ip, last)]);
+        }
+        batch.add(&OWNERS, &[owner(ip, uid)]);
+        Ok(Step::Commit(batch, ()))
+    })
 }
 
 /// Whether the bridge port of `lease` is closed yet. Once it is open, another run for the same container

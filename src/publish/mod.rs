@@ -19,13 +19,15 @@ use std::time::Instant;
 use self::encode::leads_to;
 use self::plan::{Plan, Ports, check_granted, plan};
 use self::remove::prune;
-use crate::firewall::{self, LIVE, OWNERS, PORTS, PUBLISHING, Step, forwarding, optimistic, owner};
+use crate::firewall::{
+    LIVE, OWNERS, PORTS, PUBLISHING, Step, forwarding, optimistic_mending, owner,
+};
 use crate::kernel::conntrack;
 use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::{self, Lease, Wanted};
-use crate::network::owner::{MENDS, last_user};
+use crate::network::owner::last_user;
 use crate::network::take::NAP;
 use crate::report::error::{Error, Failed, Result, Usage};
 use crate::request::policy::Grant;
@@ -87,42 +89,33 @@ pub fn publish(
     if mappings.len() > MANY {
         prune(host)?;
     }
-    let mut mended = 0;
-    let plan = optimistic(host, |host| {
-        if !lease::is_held(host, lease, target)? {
+    let plan = optimistic_mending(host, grant, |host| {
+        // After a flush no user is known to have had the address.
+        if lease::held(host, lease, target)?.is_none()
+            || last_user(host, ip)?.is_some_and(|uid| uid != lease.user())
+        {
             return Err(Failed::LeaseLost.into());
-        }
-        match last_user(host, ip)? {
-            Some(uid) if uid != lease.user() => return Err(Failed::LeaseLost.into()),
-            // The ruleset was flushed meanwhile.
-            None if mended < MENDS => {
-                firewall::mend(host, grant)?;
-                mended += 1;
-                return Ok(Step::Again);
-            }
-            _ => {}
         }
         let plan = plan(&mut Ports::of(host, Some(ip)), grant, mappings)?;
         if plan.stale {
             prune(host)?;
             return Ok(Step::Again);
         }
-        let published = is_published(host, ip)? && !plan.added.is_empty();
-        if published {
+        if plan.added.is_empty() {
+            return Ok(Step::Done(plan));
+        }
+        if is_published(host, ip)? {
             let own =
                 host.elements(&PORTS)?.iter().filter(|port| leads_to(port) == Some(ip)).count();
             if own + plan.added.len() > MOST_PORTS {
                 return Err(Failed::ManyPorts(MOST_PORTS).into());
             }
         }
-        Ok(match plan.added.is_empty() {
-            true => Step::Done(plan),
-            false => Step::Commit(addition(ip, &plan.added, lease), plan),
-        })
+        Ok(Step::Commit(addition(ip, &plan.added, lease), plan))
     })?;
-    // What is published stays so, also where the kernel does not forget a flow.
+    // What is published stays so, also where the flows cannot be looked up or forgotten.
     match redirect_udp(host, &plan, ip) {
-        Err(Error::Failed(Failed::Firewall(..))) | Ok(()) => Ok(plan.all),
+        Err(Error::Failed(Failed::Firewall(..) | Failed::Netlink(..))) | Ok(()) => Ok(plan.all),
         Err(error) => Err(error),
     }
 }
@@ -161,14 +154,13 @@ pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
 /// kernel remembers where their flows went as long as they send. A TCP client connects anew.
 fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
     let of_udp = |mapping: &&Mapping| mapping.protocol == Protocol::Udp;
-    if !plan.added.iter().any(|mapping| of_udp(&mapping)) {
+    let added: Vec<_> = plan.added.iter().filter(of_udp).collect();
+    if added.is_empty() {
         return Ok(());
     }
-    // What is published stays so, also where this cannot be looked up.
-    let (Ok(sockets), Ok(local)) = (Places::of_udp(), host.local_addresses()) else {
-        return Ok(());
-    };
-    for mapping in plan.added.iter().filter(of_udp) {
+    let sockets = Places::of_udp().map_err(Failed::netlink("looking for programs with a socket"))?;
+    let local = host.local_addresses()?;
+    for mapping in added {
         let in_use = sockets.hold(mapping);
         host.forget_flows(
             |netlink| conntrack::leading_elsewhere(netlink, mapping, ip, &local, in_use),
