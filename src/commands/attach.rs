@@ -44,25 +44,17 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     let (bridge, firewall) = found?;
 
     let bridge_mtu = bridge.mtu(&grant);
-    let wanted = Wanted {
-        grant: &grant,
-        target: &target,
-        host_end: request.host_end.as_ref().filter(|_| caller.is_root()),
-        container_end: &request.container_end,
-        mtu: match request.mtu {
-            Some(mtu) if mtu > bridge_mtu => return Err(Failed::Mtu(mtu, bridge_mtu).into()),
-            mtu => mtu.unwrap_or(bridge_mtu),
-        },
-        address: request.container_address.map(|address| address.ip),
-        publishes: !request.publish.is_empty(),
-        deadline,
-    };
+    let mtu = request.mtu.unwrap_or(bridge_mtu);
+    if mtu > bridge_mtu {
+        return Err(Failed::Mtu(mtu, bridge_mtu).into());
+    }
+    let wanted = Wanted { grant: &grant, target: &target, request, mtu, deadline };
     let kept = end.map(|end| lease::find(&mut host, &wanted, end)).transpose()?;
     let choice = match kept {
         Some(_) => None,
         None => Some(take::choose(&mut host, &wanted)?),
     };
-    publish::check(&mut host, &wanted, &request.publish, kept.as_ref())?;
+    publish::check(&mut host, &wanted, kept.as_ref())?;
     target.check_alive()?;
 
     let bridge = bridge::ensure(&mut host, &grant, bridge)?;
@@ -73,7 +65,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
         (lease, _) => lease.ok_or(Failed::LeaseLost)?,
     };
     trail.begins(&lease);
-    let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge, request)
+    let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge)
         .map_err(|error| bridge::or_gone(&mut host, &grant, &bridge, error))
         .and_then(|published| {
             trail.chose(&published);
@@ -117,8 +109,9 @@ fn connect(
     inside: &mut Inside,
     lease: &Lease,
     bridge: &Link,
-    request: &Attach,
 ) -> Result<Vec<Mapping>> {
+    let request = wanted.request;
+    let publishes = !request.publish.is_empty();
     wanted.target.check_alive()?;
     // The child does this while this process prepares the port.
     inside.configure(Configuration {
@@ -133,15 +126,15 @@ fn connect(
     match lease.port {
         Port::New | Port::Closed => {
             let alias = request.container.as_deref();
-            port::configure(host, lease, wanted.publishes, alias)?;
+            port::configure(host, lease, publishes, alias)?;
             // The kernel takes a port out of service again if the other end is still down when it comes
             // to look at links, and holds the lock of all networks meanwhile.
             inside.configured()?;
-            owner::claim(host, wanted.grant, lease, bridge.index, wanted.target)?;
+            owner::claim(host, wanted, lease, bridge.index)?;
             port::open(host, lease)?;
         }
         Port::Open => {
-            if wanted.publishes {
+            if publishes {
                 port::set_hairpin(host, &lease.host_end)?;
             }
             inside.configured()?;
@@ -149,7 +142,7 @@ fn connect(
     }
     // The container answers from here on. To publish is the last step that needs the capability: what
     // fails before it has published nothing.
-    let published = publish::publish(host, wanted.grant, &request.publish, lease, wanted.target)?;
+    let published = publish::publish(host, wanted, lease)?;
     capability::give_up_all()?;
     Ok(published)
 }

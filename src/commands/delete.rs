@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::inside::{End, Inside};
+use crate::inside::Inside;
 use crate::network::Host;
 use crate::network::lease::{self, Wanted};
 use crate::privilege::caller::Caller;
@@ -32,37 +32,23 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     let Some(end) = inside.proof(&target)? else {
         return capability::give_up_all();
     };
-    let wanted = Wanted {
-        grant: &grant,
-        target: &target,
-        host_end: None,
-        container_end: &request.container_end,
-        mtu: grant.mtu,
-        address: None,
-        publishes: false,
-        deadline,
+    let wanted = Wanted { grant: &grant, target: &target, request, mtu: grant.mtu, deadline };
+    let mut take_out = || {
+        let (lease, _) = lease::find_with_bridge(&mut host, &wanted, end)?;
+        trail.begins(&lease);
+        let ip = lease.address.ip;
+        if publish::is_published(&mut host, ip)? {
+            publish::remove::all_of(&mut host, ip, |host| {
+                Ok(lease::held(host, &lease, &target)?.is_some())
+            })?;
+        }
+        capability::give_up_all()?;
+        // With the container's own rights.
+        inside.remove(lease.index)
     };
-    match take_out(&mut host, &wanted, end, &mut inside, trail) {
+    match take_out() {
         // Another run has done it, or a process inside.
         Err(_) if matches!(inside.look_up(), Ok(None)) => capability::give_up_all(),
         done => done,
     }
-}
-
-fn take_out(
-    host: &mut Host,
-    wanted: &Wanted,
-    end: End,
-    inside: &mut Inside,
-    trail: &Trail,
-) -> Result<()> {
-    let lease = lease::find_with_bridge(host, wanted, end)?.0;
-    trail.begins(&lease);
-    let is_held = |host: &mut Host| lease::is_held(host, &lease, wanted.target);
-    if publish::is_published(host, lease.address.ip)? {
-        publish::remove::all_of(host, lease.address.ip, is_held)?;
-    }
-    capability::give_up_all()?;
-    // With the container's own rights.
-    inside.remove(lease.index)
 }

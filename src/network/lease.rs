@@ -14,6 +14,7 @@ use crate::inside::End;
 use crate::kernel::link::{self, By, Kind, Link, Namespace};
 use crate::report::error::{Error, Failed, Result};
 use crate::request::address::{Cidr, IfName};
+use crate::request::cli::Attach;
 use crate::request::policy::Grant;
 use crate::target::Target;
 
@@ -98,19 +99,12 @@ pub enum Port {
 pub struct Wanted<'a> {
     /// The user, the network and the quota.
     pub grant: &'a Grant,
-    /// The target: the container end is born in its namespace.
+    /// The container end is born in its namespace.
     pub target: &'a Target,
-    /// The name of the host end, if not the first free slot's.
-    pub host_end: Option<&'a IfName>,
-    /// The name of the container end.
-    pub container_end: &'a IfName,
+    pub request: &'a Attach,
     /// The MTU of the container end, in bytes.
     pub mtu: u32,
-    /// The address, if not the lowest free one.
-    pub address: Option<Ipv4Addr>,
-    /// Whether ports are to be published.
-    pub publishes: bool,
-    /// Until when to wait for a lease that is dying.
+    /// Until when to wait for a lease or a published port that is dying.
     pub deadline: Instant,
 }
 
@@ -124,9 +118,12 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     if bridge.is_none() {
         return Err(Failed::BridgeDeleted(wanted.grant.bridge.clone()).into());
     }
-    match wanted.address.is_some_and(|asked| asked != lease.address.ip) {
-        true => Err(Failed::AttachedAlready(wanted.container_end.clone(), lease.address).into()),
-        false => Ok(lease),
+    let request = wanted.request;
+    match request.container_address {
+        Some(asked) if asked.ip != lease.address.ip => {
+            Err(Failed::AttachedAlready(request.container_end.clone(), lease.address).into())
+        }
+        _ => Ok(lease),
     }
 }
 
@@ -136,7 +133,7 @@ pub fn find_with_bridge(
     wanted: &Wanted,
     end: End,
 ) -> Result<(Lease, Option<u32>)> {
-    let foreign = || Error::from(Failed::NameInside(wanted.container_end.clone()));
+    let foreign = || Error::from(Failed::NameInside(wanted.request.container_end.clone()));
     let index = end.peer.ok_or_else(foreign)?;
     let address = address_of(index, wanted.grant.address).ok_or_else(foreign)?;
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;

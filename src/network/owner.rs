@@ -13,7 +13,6 @@ use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::{conntrack, route};
 use crate::publish;
 use crate::report::error::{Failed, Result};
-use crate::request::policy::Grant;
 use crate::target::Target;
 
 /// The uid of the user who had the address last. `None`: no user had it since the tables were made.
@@ -49,7 +48,7 @@ impl History {
             Some(uid) if *uid != wanted.grant.uid => 2,
             None if published => 2,
             // To publish removes what the user's dead containers published in any case.
-            _ => u32::from(published && !wanted.publishes),
+            _ => u32::from(published && wanted.request.publish.is_empty()),
         }
     }
 }
@@ -59,13 +58,8 @@ impl History {
 ///
 /// What a user left at an own address is published ports, which a new container must not inherit. From
 /// another user there are also flows, which would bring that user's late answers.
-pub fn claim(
-    host: &mut Host,
-    grant: &Grant,
-    lease: &Lease,
-    bridge: u32,
-    target: &Target,
-) -> Result<()> {
+pub fn claim(host: &mut Host, wanted: &Wanted, lease: &Lease, bridge: u32) -> Result<()> {
+    let Wanted { grant, target, .. } = *wanted;
     let (ip, uid) = (lease.address.ip, lease.user());
     let last = last_user(host, ip)?;
     let published = publish::is_published(host, ip)?;

@@ -53,7 +53,10 @@ pub fn choose(host: &mut Host, wanted: &Wanted) -> Result<Choice> {
 
 /// A free name of the host end, or the error if there stays none.
 fn free_name(host: &Host, wanted: &Wanted) -> Result<Result<IfName, Error>> {
-    if let Some(name) = wanted.host_end {
+    // Only root names it.
+    if let Some(name) = &wanted.request.host_end
+        && wanted.grant.uid == 0
+    {
         let free = !host.has_name(name)?;
         return Ok(free.then_some(name.clone()).ok_or(Failed::HostName(name.clone()).into()));
     }
@@ -66,7 +69,7 @@ fn free_name(host: &Host, wanted: &Wanted) -> Result<Result<IfName, Error>> {
 /// A free address, likewise: the lowest that is the caller's own or nobody's, if there is one
 /// ([`super::owner`]).
 fn free_address(host: &mut Host, wanted: &Wanted) -> Result<Result<Ipv4Addr, Error>> {
-    if let Some(ip) = wanted.address {
+    if let Some(Cidr { ip, .. }) = wanted.request.container_address {
         let free = !host.has_index(index_of(ip))?;
         return Ok(free.then_some(ip).ok_or(Failed::Leased(ip).into()));
     }
@@ -76,7 +79,7 @@ fn free_address(host: &mut Host, wanted: &Wanted) -> Result<Result<Ipv4Addr, Err
         return Ok(Err(Failed::SubnetFull(wanted.grant.address).into()));
     };
     let suits = owner::last_user(host, lowest)?.is_none_or(|uid| uid == wanted.grant.uid)
-        && (wanted.publishes || !publish::is_published(host, lowest)?);
+        && (!wanted.request.publish.is_empty() || !publish::is_published(host, lowest)?);
     if suits {
         return Ok(Ok(lowest));
     }
@@ -164,7 +167,7 @@ fn veth_pair(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> Lin
             LinkAttribute::NumRxQueues(1),
         ]
     };
-    let mut inside = end(wanted.container_end, Mac::of(ip), wanted.mtu);
+    let mut inside = end(&wanted.request.container_end, Mac::of(ip), wanted.mtu);
     inside.push(LinkAttribute::NetNsFd(wanted.target.net.as_raw_fd()));
     let peer = InfoVeth::Peer(link::message(By::Index(0), inside));
     // A port with a lower MTU than the bridge's would lower that of everybody's.

@@ -30,24 +30,18 @@ use crate::network::lease::{self, Lease, Wanted};
 use crate::network::owner::last_user;
 use crate::network::take::NAP;
 use crate::report::error::{Error, Failed, Result, Usage};
-use crate::request::policy::Grant;
 use crate::request::ports::{MOST_PORTS, Mapping, Protocol};
-use crate::target::Target;
 
 /// With more ports than this, a run first removes those of containers that are gone. So these stay few,
 /// also at addresses that no container gets again.
 const MANY: usize = 64;
 
-/// Checks that the mappings can be published: that the policy grants them, that their addresses are the
+/// Checks that what is wanted can be published: that the policy grants them, that their addresses are the
 /// host's, that no program waits there, and that no container has them. Waits until the deadline for a
 /// container that is dying. Nothing is changed.
-pub fn check(
-    host: &mut Host,
-    wanted: &Wanted,
-    mappings: &[Mapping],
-    own: Option<&Lease>,
-) -> Result<()> {
+pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()> {
     let Wanted { grant, target, deadline, .. } = *wanted;
+    let mappings = &wanted.request.publish;
     if mappings.is_empty() {
         return Ok(());
     }
@@ -70,15 +64,11 @@ pub fn check(
     }
 }
 
-/// Publishes the mappings for a lease whose bridge port is open. Gives them with the host ports that were
+/// Publishes what is wanted for a lease whose bridge port is open. Gives them with the host ports that were
 /// chosen for 0. Fails like [`check`] if others were faster.
-pub fn publish(
-    host: &mut Host,
-    grant: &Grant,
-    mappings: &[Mapping],
-    lease: &Lease,
-    target: &Target,
-) -> Result<Vec<Mapping>> {
+pub fn publish(host: &mut Host, wanted: &Wanted, lease: &Lease) -> Result<Vec<Mapping>> {
+    let Wanted { grant, target, .. } = *wanted;
+    let mappings = &wanted.request.publish;
     if mappings.is_empty() {
         return Ok(Vec::new());
     }
@@ -158,7 +148,8 @@ fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
     if added.is_empty() {
         return Ok(());
     }
-    let sockets = Places::of_udp().map_err(Failed::netlink("looking for programs with a socket"))?;
+    let sockets =
+        Places::of_udp().map_err(Failed::netlink("looking for programs with a socket"))?;
     let local = host.local_addresses()?;
     for mapping in added {
         let in_use = sockets.hold(mapping);

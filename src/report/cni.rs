@@ -43,7 +43,8 @@ impl CniResult<'_> {
         let (address, gateway) = (lease.address, wanted.grant.address.ip);
         let interface = |name, mac: Mac, sandbox| Interface { name, mac: mac.to_string(), sandbox };
         let bridge_mac = bridge.mac.unwrap_or(Mac::of(gateway));
-        let (end, sandbox) = (wanted.container_end.as_str(), wanted.target.sandbox.as_str());
+        let (end, sandbox) =
+            (wanted.request.container_end.as_str(), wanted.target.sandbox.as_str());
         CniResult {
             cni_version: "1.0.0",
             interfaces: [
