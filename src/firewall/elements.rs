@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use super::rules::ICMP;
 use crate::kernel::nftables::Element;
 use crate::network::lease::{ADDRESS_BITS, index_of};
 use crate::network::pool::Pool;
@@ -13,21 +14,21 @@ use crate::request::ports::Protocol;
 /// The port of name servers (RFC 1035).
 const DOMAIN: u16 = 53;
 
-/// The name of an interface as nf_tables compares it: filled up with zeros.
-pub fn padded(name: &IfName) -> Vec<u8> {
-    let mut bytes = name.as_str().as_bytes().to_vec();
+/// The name or kind of an interface as nf_tables compares it: filled up with zeros.
+pub fn padded(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
     bytes.resize(IfName::LONGEST + 1, 0);
     bytes
 }
 
 /// Of the set `bridges`.
 pub fn bridge(name: &IfName) -> Element {
-    Element::key(padded(name))
+    Element::key(padded(name.as_str()))
 }
 
 /// Of the set `within`.
 pub fn within(name: &IfName) -> Element {
-    Element::key(padded(name).repeat(2))
+    Element::key(padded(name.as_str()).repeat(2))
 }
 
 /// Of the set `leases`.
@@ -41,9 +42,15 @@ pub fn owner(ip: Ipv4Addr, uid: u32) -> Element {
     Element { value: uid.to_ne_bytes().into(), ..Element::key(ip.octets().into()) }
 }
 
-/// Of the map `owners`: the bridge's own address, of root. If it is missing the map was flushed.
-pub fn memory(grant: &Grant) -> Element {
-    owner(grant.address.ip, 0)
+/// Of the set `owned`: the same.
+pub fn owned(ip: Ipv4Addr, uid: u32) -> Element {
+    Element::key([ip.octets(), uid.to_ne_bytes()].concat())
+}
+
+/// Of the map `owners` and the set `owned`: the bridge's own address, of root. If one is missing, it was
+/// flushed.
+pub fn memory(grant: &Grant) -> [Element; 2] {
+    [owner(grant.address.ip, 0), owned(grant.address.ip, 0)]
 }
 
 /// Of the set `users`: the names of a user's host ends, whatever their slot.
@@ -67,6 +74,14 @@ pub fn name_servers(grant: &Grant) -> Vec<Element> {
         })
     };
     servers.into_iter().flat_map(each).collect()
+}
+
+/// Of the set `protocols`: those that NAT can tell from the host's own, and what the policy adds.
+pub fn protocols(grant: &Grant) -> Vec<Element> {
+    let always = Protocol::ALL.map(Protocol::number).into_iter().chain([ICMP]);
+    let all: BTreeSet<u8> =
+        always.chain(grant.protocols.iter().map(|other| *other as u8)).collect();
+    all.into_iter().map(|number| Element::key(vec![number])).collect()
 }
 
 /// Of the set `subnets`.

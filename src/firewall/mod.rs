@@ -13,12 +13,12 @@ mod transaction;
 mod verify;
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 
-pub use self::elements::owner;
 use self::forwarding::Forwarding;
-use self::rules::{Setup, VERSION, rules};
+use self::rules::Setup;
 use self::tables::*;
 pub use self::tables::{LIVE, NAME, OWNERS, PORTS, PUBLISHING};
 pub use self::transaction::{Step, optimistic, optimistic_mending};
@@ -90,7 +90,7 @@ fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
                 if !remembers {
                     forget_flows_of_free_addresses(host, grant.address)?;
                 }
-                add_tables(&mut batch, seen.setup, from_scratch);
+                add_tables(&mut batch, &seen.setup, from_scratch);
                 add_network(&mut batch, grant, &subnets(host, grant)?);
                 if !remembers {
                     add_owners(&mut batch, grant, &leases);
@@ -112,7 +112,7 @@ fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
 }
 
 /// Adds tables, sets, chains and rules, or what is missing of them. Published ports stay.
-fn add_tables(batch: &mut Batch, setup: Setup, from_scratch: bool) {
+fn add_tables(batch: &mut Batch, setup: &Setup, from_scratch: bool) {
     for table in [ROUTED, BRIDGED] {
         batch.add_table(table, COMMENT);
         if from_scratch {
@@ -122,19 +122,27 @@ fn add_tables(batch: &mut Batch, setup: Setup, from_scratch: bool) {
     }
     SETS.iter().for_each(|set| batch.add_set(set));
     // A NAT chain without rules would make the kernel track connections all the same.
-    rules(setup).for_each(|rule| batch.add_chain(rule.chain));
+    setup.rules().for_each(|(rule, _)| batch.add_chain(rule.chain));
     [ROUTED, BRIDGED].into_iter().for_each(|table| batch.flush_rules(table));
-    rules(setup).for_each(|rule| batch.add_rule(rule, VERSION));
+    let version = setup.version();
+    setup.rules().for_each(|(rule, statements)| {
+        batch.add_rule(rule, &version, statements(setup));
+    });
 }
 
 /// Adds what the rules have to know of the network.
 fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
-    for set in [&SUBNETS, &NAME_SERVERS, &LEASES, &ADDRESSES, &USERS] {
+    for set in [&SUBNETS, &NAME_SERVERS, &PROTOCOLS, &LEASES, &ADDRESSES, &USERS] {
+        batch.flush(set);
+    }
+    // Each of their elements has the limit of an earlier policy.
+    for set in [&CONNECTIONS, &TO_PORT, &FRAGMENTS] {
         batch.flush(set);
     }
     batch.add(&BRIDGES, &[elements::bridge(&grant.bridge)]);
     batch.add(&WITHIN, &[elements::within(&grant.bridge)]);
     batch.add(&NAME_SERVERS, &elements::name_servers(grant));
+    batch.add(&PROTOCOLS, &elements::protocols(grant));
     for subnet in subnets {
         batch.add(&SUBNETS, &elements::subnet(*subnet));
         if PREFIXES.contains(&subnet.prefix) {
@@ -148,16 +156,27 @@ fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
 /// Adds the users who have addresses now, in place of what is there. Who had the others is not known any
 /// more. An address whose bridge port is closed may not have been claimed yet.
 fn add_owners(batch: &mut Batch, grant: &Grant, leases: &[Link]) {
-    let owner = |link: &Link| {
-        let address = address_of(link.index, grant.address)?;
-        // Only root can give a host end another name.
-        Some(elements::owner(address.ip, owner_of(&link.name).unwrap_or_default()))
-    };
-    let owners =
-        leases.iter().filter(|link| link.up).filter_map(owner).chain([elements::memory(grant)]);
-    let owners: Vec<_> = owners.collect();
     batch.flush(&OWNERS);
-    batch.add(&OWNERS, &owners);
+    batch.flush(&OWNED);
+    set_owner(batch, grant.address.ip, 0);
+    for link in leases.iter().filter(|link| link.up) {
+        if let Some(address) = address_of(link.index, grant.address) {
+            // Only root can give a host end another name.
+            set_owner(batch, address.ip, owner_of(&link.name).unwrap_or_default());
+        }
+    }
+}
+
+/// Notes which user has an address.
+pub fn set_owner(batch: &mut Batch, ip: Ipv4Addr, uid: u32) {
+    batch.add(&OWNERS, &[elements::owner(ip, uid)]);
+    batch.add(&OWNED, &[elements::owned(ip, uid)]);
+}
+
+/// Notes that this user has it no longer. The error is ENOENT if that is not so.
+pub fn unset_owner(batch: &mut Batch, ip: Ipv4Addr, uid: u32) {
+    batch.delete(&OWNERS, &[elements::owner(ip, uid)]);
+    batch.delete(&OWNED, &[elements::owned(ip, uid)]);
 }
 
 /// Makes the kernel forget the flows of addresses that no container uses: without the memory of their
@@ -199,23 +218,28 @@ mod tests {
     use std::collections::HashSet;
     use std::hash::{DefaultHasher, Hash, Hasher};
 
-    use super::rules::all_rules;
     use super::*;
+    use crate::request::policy::HostAccess;
+
+    /// A setup that has nearly all rules.
+    fn setup() -> Setup {
+        Setup::new(&Grant { host_access: HostAccess::Published, ..Grant::default() }, true, true)
+    }
 
     #[test]
     fn rules_that_are_changed_are_of_another_version() {
         let mut hasher = DefaultHasher::new();
-        for rule in all_rules() {
-            format!("{} {} {:?}", rule.chain.name, rule.comment, (rule.statements)())
+        for (rule, statements) in setup().rules() {
+            format!("{} {} {:?}", rule.chain.name, rule.comment, statements(&setup()))
                 .hash(&mut hasher);
         }
         // Raise the version, and then write here what the rules are now.
-        assert_eq!((VERSION, hasher.finish()), (7, 9_988_670_136_207_450_695));
+        assert_eq!((setup().version()[0], hasher.finish()), (8, 8_576_803_685_123_252_227));
     }
 
     #[test]
     fn no_two_rules_look_the_same() {
-        let marks: HashSet<_> = all_rules().map(|rule| rule.mark(VERSION)).collect();
-        assert_eq!(marks.len(), all_rules().count());
+        let marks: HashSet<_> = setup().rules().map(|(rule, _)| rule.mark(&[])).collect();
+        assert_eq!(marks.len(), setup().rules().count());
     }
 }

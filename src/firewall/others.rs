@@ -76,12 +76,12 @@ fn first_packet(host: &mut Host, grant: &Grant) -> Result<Vec<Field>> {
     let out = default.and_then(|route| route.number(RTA_OIF)).map(By::Index);
     let out = out.map(|out| host.link(out)).transpose()?.flatten();
     let mut fields = vec![
-        ("meta", 6, padded(&grant.bridge)),
+        ("meta", 6, padded(grant.bridge.as_str())),
         ("meta", 15, vec![NFPROTO_IPV4]),
         ("meta", 16, vec![Protocol::Tcp.number()]),
         ("ct", 0, NEW.to_ne_bytes().to_vec()),
     ];
-    fields.extend(out.as_ref().and_then(|out| Some(("meta", 7, padded(&out.name.parse().ok()?)))));
+    fields.extend(out.as_ref().map(|out| ("meta", 7, padded(&out.name))));
     for (link, key) in [(host.link(By::Name(&grant.bridge))?, 4), (out, 5)] {
         fields.extend(link.map(|link| ("meta", key, link.index.to_ne_bytes().to_vec())));
     }

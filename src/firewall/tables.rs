@@ -4,7 +4,7 @@ use netlink_packet_netfilter::nftables::InetHookNumber::{
     self, Forward, LocalIn, LocalOut, PostRouting, PreRouting,
 };
 
-use crate::kernel::nftables::Kind::{Ether, IfIndex, IfName, Ipv4, Mark, Port, Protocol};
+use crate::kernel::nftables::Kind::{Ether, IfIndex, IfName, Ipv4, Port, Protocol, Uid};
 use crate::kernel::nftables::{Chain, Kind, NFPROTO_BRIDGE, NFPROTO_INET, Set, Table};
 
 /// The name of both tables.
@@ -16,10 +16,11 @@ pub const ROUTED: Table = Table { family: NFPROTO_INET, name: NAME };
 pub const BRIDGED: Table = Table { family: NFPROTO_BRIDGE, name: NAME };
 
 /// Priorities of base chains (`enum nf_ip_hook_priorities`, `linux/netfilter_ipv4.h`).
-const RAW: i32 = -300;
-const DSTNAT: i32 = -100;
+const RAW_BEFORE_DEFRAG: i32 = -450;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
+/// After the chains of others that translate destinations (-100 and up): what they translate stays theirs.
+const LAST_DSTNAT: i32 = 1000;
 
 /// Priorities in a bridge (`enum nf_br_hook_priorities`, `linux/netfilter_bridge.h`). Both come before
 /// the hook that shows bridged frames to the tables for routed packets (`NF_BR_PRI_BRNF`).
@@ -43,13 +44,18 @@ pub const fn set<'a>(
     key: &'a [Kind],
     comment: &'a str,
 ) -> Set<'a> {
-    Set { table, name, comment, key, value: &[], ranges: false }
+    Set { table, name, comment, key, value: &[], ranges: false, by_rules: None }
 }
 
 impl Set<'_> {
     /// Its elements are ranges of keys.
     const fn ranges(self) -> Self {
         Set { ranges: true, ..self }
+    }
+
+    /// Rules add its elements, so many at most.
+    const fn by_rules(self, most: u32) -> Self {
+        Set { by_rules: Some(most), ..self }
     }
 
     /// It is a map to these values.
@@ -62,13 +68,15 @@ impl Set<'_> {
 mod chains {
     use super::*;
 
-    pub const ARRIVING: Chain = chain(ROUTED, "arriving").at("filter", PreRouting, RAW);
-    pub const TO_HOST: Chain = chain(ROUTED, "to_host").at("nat", PreRouting, DSTNAT);
-    pub const FROM_HOST: Chain = chain(ROUTED, "from_host").at("nat", LocalOut, DSTNAT);
+    pub const ARRIVING: Chain = chain(ROUTED, "arriving").at("filter", PreRouting, RAW_BEFORE_DEFRAG);
+    pub const IN_FRAGMENTS: Chain = chain(ROUTED, "in_fragments");
+    pub const TO_HOST: Chain = chain(ROUTED, "to_host").at("nat", PreRouting, LAST_DSTNAT);
+    pub const FROM_HOST: Chain = chain(ROUTED, "from_host").at("nat", LocalOut, LAST_DSTNAT);
     pub const TO_CONTAINER: Chain = chain(ROUTED, "to_container");
     pub const FORWARDED: Chain = chain(ROUTED, "forwarded").at("filter", Forward, FILTER);
     pub const COMING_IN: Chain = chain(ROUTED, "coming_in");
     pub const GETTING_OUT: Chain = chain(ROUTED, "getting_out");
+    pub const BEGINNING: Chain = chain(ROUTED, "beginning");
     pub const NO_ROUTER: Chain = chain(ROUTED, "no_router");
     pub const LEAVING: Chain = chain(ROUTED, "leaving").at("filter", PostRouting, FILTER);
     pub const PUBLISHED: Chain = chain(ROUTED, "published");
@@ -76,6 +84,9 @@ mod chains {
     pub const FOR_HOST: Chain = chain(ROUTED, "for_host").at("filter", LocalIn, FILTER);
     pub const SENT: Chain = chain(BRIDGED, "sent").at("filter", PreRouting, BRIDGE_DSTNAT);
     pub const SENT_IPV4: Chain = chain(BRIDGED, "sent_ipv4");
+    pub const OWN_IPV4: Chain = chain(BRIDGED, "own_ipv4");
+    pub const SENT_ICMP: Chain = chain(BRIDGED, "sent_icmp");
+    pub const ICMP_ERROR: Chain = chain(BRIDGED, "icmp_error");
     pub const SENT_ARP: Chain = chain(BRIDGED, "sent_arp");
     pub const PASSED_ON: Chain = chain(BRIDGED, "passed_on").at("filter", Forward, BRIDGE_FILTER);
 }
@@ -84,9 +95,9 @@ mod chains {
 mod sets {
     use super::*;
 
-    pub const SETS: [&Set; 11] = [
-        &BRIDGES, &WITHIN, &SUBNETS, &OWNERS, &PUBLISHING, &PORTS, &LIVE, &NAME_SERVERS,
-        &LEASES, &ADDRESSES, &USERS,
+    pub const SETS: [&Set; 16] = [
+        &BRIDGES, &WITHIN, &SUBNETS, &OWNERS, &OWNED, &PUBLISHING, &PORTS, &LIVE, &NAME_SERVERS,
+        &PROTOCOLS, &CONNECTIONS, &TO_PORT, &FRAGMENTS, &LEASES, &ADDRESSES, &USERS,
     ];
 
     pub const BRIDGES: Set = set(ROUTED, "bridges", &[IfName], "the bridges of containers");
@@ -96,9 +107,12 @@ mod sets {
 
     pub const SUBNETS: Set = set(ROUTED, "subnets", &[Ipv4], "the subnets of containers").ranges();
 
-    /// No rule reads it. A run that is about to give an address to a user reads who had it before.
+    /// A run that is about to give an address to a user reads who had it before.
     pub const OWNERS: Set = set(ROUTED, "owners", &[Ipv4],
-        "the uid of the user who had each address last").to(&[Mark]);
+        "the user who has each address, or had it last").to(&[Uid]);
+
+    /// A rule cannot compare the value that [`OWNERS`] has with another one.
+    pub const OWNED: Set = set(ROUTED, "owned", &[Ipv4, Uid], "the same as owners");
 
     pub const PUBLISHING: Set = set(ROUTED, "publishing", &[Ipv4],
         "containers that publish a port");
@@ -116,6 +130,19 @@ mod sets {
 
     pub const NAME_SERVERS: Set = set(ROUTED, "name_servers", &[Protocol, Ipv4, Port],
         "name servers of the policy: some of them may be the host");
+
+    pub const PROTOCOLS: Set = set(ROUTED, "protocols", &[Protocol],
+        "the protocols that containers send to other networks");
+
+    /// An element goes when its last connection has gone. There is one for each address.
+    pub const CONNECTIONS: Set = set(ROUTED, "connections", &[Ipv4],
+        "how many connections each container has").by_rules(1 << 16);
+
+    pub const TO_PORT: Set = set(ROUTED, "to_port", &[Ipv4, Ipv4, Protocol, Port],
+        "how many of them go to the same remote port").by_rules(1 << 20);
+
+    pub const FRAGMENTS: Set = set(ROUTED, "fragments", &[Ipv4],
+        "how many fragments each container sends").by_rules(1 << 16);
 
     /// Every lease that is possible. Of the index it has only the part that is the address's: nft shows a
     /// whole index as the name of an interface, and cannot load that once the interface is gone.

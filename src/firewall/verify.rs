@@ -3,13 +3,13 @@
 
 use super::elements;
 use super::forwarding::Forwarding;
-use super::rules::{Setup, VERSION, rules};
+use super::rules::Setup;
 use super::tables::*;
 use crate::kernel::netlink::Error;
 use crate::kernel::nftables::{Element, RuleMark, Ruleset};
 use crate::network::pool::Pool;
 use crate::request::address::Cidr;
-use crate::request::policy::{Grant, HostAccess, Isolation};
+use crate::request::policy::{Grant, Isolation};
 
 /// The tables as they are.
 pub struct Seen {
@@ -31,19 +31,18 @@ pub fn look(ruleset: &mut Ruleset, grant: &Grant, forwarding: Forwarding) -> Res
             |(family, chain, _): &RuleMark| *family == ROUTED.family && chain == BEHIND_HOST.name;
         found.iter().any(nat)
     };
-    let setup = Setup {
-        // What an earlier policy with `nat = true` has brought about stays: the host may still forward.
-        nat: grant.nat || had_nat(),
-        no_router: forwarding != Forwarding::Others,
-        isolation: grant.isolation,
-        host_access: grant.host_access,
-    };
-    let wanted = by_chain(rules(setup).map(|rule| rule.mark(VERSION)).collect());
-    let remembers = ruleset.element(&OWNERS, elements::memory(grant).key)?.is_some();
+    // What an earlier policy with `nat = true` has brought about stays: the host may still forward.
+    let nat = grant.nat || had_nat();
+    let setup = Setup::new(grant, nat, forwarding != Forwarding::Others);
+    let version = setup.version();
+    let wanted = by_chain(setup.rules().map(|(rule, _)| rule.mark(&version)).collect());
+    let [owner, owned] = elements::memory(grant);
+    let remembers = ruleset.element(&OWNERS, owner.key)?.is_some()
+        && ruleset.element(&OWNED, owned.key)?.is_some();
     Ok(Seen {
         setup,
         // A chain or set that a rule names cannot be deleted while the rule is there; elements can.
-        whole: in_force && found == wanted && remembers && has_elements(ruleset, grant, setup)?,
+        whole: in_force && found == wanted && remembers && has_elements(ruleset, grant)?,
         remembers,
         knows_user: grant.isolation != Isolation::User
             || ruleset.element(&USERS, elements::user(grant.uid).key)?.is_some(),
@@ -57,7 +56,7 @@ fn by_chain(mut rules: Vec<RuleMark>) -> Vec<RuleMark> {
 }
 
 /// Whether the sets have what this network needs. Elements are made together, so of many one tells.
-fn has_elements(ruleset: &mut Ruleset, grant: &Grant, setup: Setup) -> Result<bool, Error> {
+fn has_elements(ruleset: &mut Ruleset, grant: &Grant) -> Result<bool, Error> {
     let subnet = grant.address;
     let pool = Pool::of(subnet);
     for (set, element) in [
@@ -69,15 +68,16 @@ fn has_elements(ruleset: &mut Ruleset, grant: &Grant, setup: Setup) -> Result<bo
             return Ok(false);
         }
     }
-    if setup.host_access == HostAccess::Published {
-        let servers = ruleset.elements(&NAME_SERVERS)?;
-        let wanted = elements::name_servers(grant);
+    for (set, wanted) in
+        [(&NAME_SERVERS, elements::name_servers(grant)), (&PROTOCOLS, elements::protocols(grant))]
+    {
+        let found = ruleset.elements(set)?;
         // One that the policy no longer names is wrong as well.
-        if servers.len() != wanted.len() || !wanted.iter().all(|server| servers.contains(server)) {
+        if found.len() != wanted.len() || !wanted.iter().all(|element| found.contains(element)) {
             return Ok(false);
         }
     }
-    let apart = setup.isolation == Isolation::None
+    let apart = grant.isolation == Isolation::None
         || covers(&ruleset.elements(&ADDRESSES)?, &elements::addresses(pool), subnet);
     Ok(apart && covers(&ruleset.elements(&SUBNETS)?, &elements::subnet(subnet), subnet))
 }

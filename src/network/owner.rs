@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use super::Host;
 use super::lease::{self, Lease, Wanted};
-use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic_mending, owner};
+use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic_mending, set_owner, unset_owner};
 use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::{conntrack, route};
 use crate::publish;
@@ -82,9 +82,9 @@ pub fn claim(host: &mut Host, wanted: &Wanted, lease: &Lease, bridge: u32) -> Re
         }
         let mut batch = Batch::default();
         if let Some(last) = last_user(host, ip)? {
-            batch.delete(&OWNERS, &[owner(ip, last)]);
+            unset_owner(&mut batch, ip, last);
         }
-        batch.add(&OWNERS, &[owner(ip, uid)]);
+        set_owner(&mut batch, ip, uid);
         Ok(Step::Commit(batch, ()))
     })
 }

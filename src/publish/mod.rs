@@ -19,9 +19,7 @@ use std::time::Instant;
 use self::encode::leads_to;
 use self::plan::{Plan, Ports, check_granted, plan};
 use self::remove::prune;
-use crate::firewall::{
-    LIVE, OWNERS, PORTS, PUBLISHING, Step, forwarding, optimistic_mending, owner,
-};
+use crate::firewall::{LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic_mending, set_owner};
 use crate::kernel::conntrack;
 use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::sock_diag::Places;
@@ -115,7 +113,7 @@ fn addition(ip: Ipv4Addr, mappings: &[Mapping], lease: &Lease) -> Batch {
     let ports: Vec<_> =
         mappings.iter().map(|mapping| encode::element(ip, mapping, &lease.host_end)).collect();
     let mut batch = Batch::default();
-    batch.add(&OWNERS, &[owner(ip, lease.user())]);
+    set_owner(&mut batch, ip, lease.user());
     batch.add(&PUBLISHING, &[mark(ip)]);
     batch.create(&PORTS, &ports);
     batch.add(&LIVE, &ports.iter().map(encode::live).collect::<Vec<_>>());

@@ -28,6 +28,9 @@ pub const MOST_LINKS: u32 = 1023;
 /// The prefix lengths that a subnet can have: a /22 fills a bridge, a /30 has room for one container.
 pub const PREFIXES: RangeInclusive<u8> = 22..=30;
 
+/// The highest number that a limit of a container can have.
+const MOST_OF_A_LIMIT: u32 = 1 << 20;
+
 /// The lowest MTU of a bridge is that of IPv6 (RFC 8200). Below it the kernel has no IPv6 settings of
 /// the bridge, so a run could not make them safe before the admin raises the MTU.
 const LEAST_MTU: u32 = 1280;
@@ -47,8 +50,21 @@ pub struct Grant {
     pub nat: bool,
     pub isolation: Isolation,
     pub host_access: HostAccess,
+    /// Which programs of the host reach ports of containers that are not published.
+    pub local_users: LocalUsers,
     /// The name servers that containers are to use, if not the host's own.
     pub dns: Option<Vec<Ipv4Addr>>,
+    /// What containers may send to other networks beside TCP, UDP and ICMP.
+    pub protocols: Vec<OtherProtocol>,
+    /// The most connections that a container has at once.
+    #[serde(deserialize_with = "between::<1, MOST_OF_A_LIMIT, _>")]
+    pub connections: u32,
+    /// The most of them to one port of one remote host.
+    #[serde(deserialize_with = "between::<1, MOST_OF_A_LIMIT, _>")]
+    pub connections_to_port: u32,
+    /// The most fragments that a container sends in a second.
+    #[serde(deserialize_with = "between::<0, MOST_OF_A_LIMIT, _>")]
+    pub fragments: u32,
     /// The caller's real user id.
     #[serde(skip)]
     pub uid: u32,
@@ -69,7 +85,12 @@ impl Default for Grant {
             nat: true,
             isolation: Isolation::default(),
             host_access: HostAccess::default(),
+            local_users: LocalUsers::default(),
             dns: None,
+            protocols: Vec::new(),
+            connections: 4096,
+            connections_to_port: 1024,
+            fragments: 3,
             uid: 0,
             links: MOST_LINKS,
             publish: None,
@@ -99,6 +120,31 @@ pub enum HostAccess {
     Published,
     /// Every port at which a program of the host waits.
     All,
+}
+
+/// Which programs of the host reach ports of containers that are not published.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LocalUsers {
+    /// Those of root and of the container's user.
+    #[default]
+    Owner,
+    /// Those of every user.
+    All,
+}
+
+/// A protocol over IP beside TCP, UDP and ICMP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)] // Its number (`/etc/protocols`).
+pub enum OtherProtocol {
+    Ipip = 4,
+    Dccp = 33,
+    Gre = 47,
+    Esp = 50,
+    Ah = 51,
+    Sctp = 132,
+    Udplite = 136,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,6 +10,7 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
+use super::expression::Statement;
 use super::{
     COMMENT, Chain, Element, Kind, Rule, Set, Table, message, number, text_data, user_data,
 };
@@ -49,13 +50,17 @@ impl Batch {
 
     /// Makes a set or map, if there is none like it.
     pub fn add_set(&mut self, set: &Set) {
-        let length = |kinds: &[Kind]| kinds.iter().map(|kind| kind.length()).sum();
+        let length = |kinds: &[Kind]| match kinds {
+            // Alone, it is as long as it is.
+            [Kind::Protocol] => 1,
+            _ => kinds.iter().map(|kind| kind.length()).sum(),
+        };
         // The type of a concatenation has six bits for each part.
         let kind = |kinds: &[Kind]| kinds.iter().fold(0, |all, kind| all << 6 | *kind as u32);
         // nft shows a plain key as it is in memory, unless told that it is in network order.
         let order = |what: u8, kinds: &[Kind]| match kinds {
             [] => Vec::new(),
-            [Kind::IfName | Kind::Mark] => user_data(what, &1_u32.to_ne_bytes()),
+            [Kind::IfName | Kind::Uid] => user_data(what, &1_u32.to_ne_bytes()),
             _ => user_data(what, &2_u32.to_ne_bytes()),
         };
         let data = [
@@ -67,6 +72,7 @@ impl Batch {
         flags.set(SetFlags::Interval, set.ranges);
         flags.set(SetFlags::Concat, set.ranges && set.key.len() > 1);
         flags.set(SetFlags::Map, !set.value.is_empty());
+        flags.set(SetFlags::Eval, set.by_rules.is_some());
         let mut attributes = vec![
             SetAttribute::Table(set.table.name.to_owned()),
             SetAttribute::Name(set.name.to_owned()),
@@ -79,6 +85,9 @@ impl Batch {
         if flags.contains(SetFlags::Map) {
             attributes.push(SetAttribute::DataType(kind(set.value)));
             attributes.push(SetAttribute::DataLen(length(set.value)));
+        }
+        if let Some(most) = set.by_rules {
+            attributes.push(SetAttribute::Description(vec![SetDescription::Size(most)]));
         }
         if flags.contains(SetFlags::Concat) {
             // The lengths of the parts, each of which has a range of its own: NFTA_SET_FIELD_LEN, each in
@@ -114,9 +123,9 @@ impl Batch {
     }
 
     /// Adds a rule at the end of its chain.
-    pub fn add_rule(&mut self, rule: &Rule, version: u8) {
+    pub fn add_rule(&mut self, rule: &Rule, version: &[u8], statements: Statement) {
         let (_, chain, data) = rule.mark(version);
-        let expressions = (rule.statements)().into_iter().map(ListAttribute::from).collect();
+        let expressions = statements.into_iter().map(ListAttribute::from).collect();
         let attributes = vec![
             RuleAttribute::Table(rule.chain.table.name.to_owned()),
             RuleAttribute::Chain(chain),

@@ -11,16 +11,17 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::{Chain, NFPROTO_IPV4, Set, number};
+use crate::kernel::answer::nested;
 
 /// The expressions of a statement.
 pub type Statement = Vec<Expressions>;
 
-/// Something that a rule reads of a packet: where from, how many registers of four bytes it takes, and
-/// the bits of it that count (`None`: all).
+/// Something that a rule reads of a packet: where from, its length in bytes, and the bits of it that count
+/// (`None`: all).
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
     from: From,
-    registers: u32,
+    length: u32,
     mask: Option<u32>,
 }
 
@@ -36,20 +37,20 @@ enum From {
     FibType(u32),
 }
 
-const fn meta(key: MetaKey, registers: u32) -> Field {
-    Field { from: From::Meta(key), registers, mask: None }
+const fn meta(key: MetaKey, length: u32) -> Field {
+    Field { from: From::Meta(key), length, mask: None }
 }
 
 const fn ct(key: u32, direction: Option<u8>) -> Field {
-    Field { from: From::Ct(key, direction), registers: 1, mask: None }
+    Field { from: From::Ct(key, direction), length: 4, mask: None }
 }
 
 const fn payload(base: u32, offset: u32, length: u32) -> Field {
-    Field { from: From::Payload(base, offset, length), registers: length.div_ceil(4), mask: None }
+    Field { from: From::Payload(base, offset, length), length, mask: None }
 }
 
 const fn fib_type(flags: u32) -> Field {
-    Field { from: From::FibType(flags), registers: 1, mask: None }
+    Field { from: From::FibType(flags), length: 4, mask: None }
 }
 
 /// Directions of a connection (`linux/netfilter/nf_conntrack_tuple_common.h`).
@@ -65,15 +66,18 @@ const TRANSPORT: u32 = 2;
 const FIB_DADDR: u32 = 1 << 1;
 const FIB_IIF: u32 = 1 << 3;
 
-pub const IIF: Field = meta(MetaKey::Iif, 1);
-pub const OIF: Field = meta(MetaKey::Oif, 1);
-pub const IIFNAME: Field = meta(MetaKey::Iifname, 4);
-pub const OIFNAME: Field = meta(MetaKey::Oifname, 4);
-pub const IIFKIND: Field = meta(MetaKey::Iifkind, 4);
-pub const NFPROTO: Field = meta(MetaKey::Nfproto, 1);
-pub const L4PROTO: Field = meta(MetaKey::L4Proto, 1);
-pub const PROTOCOL: Field = meta(MetaKey::EtherTypeProtocol, 1);
-pub const PKTTYPE: Field = meta(MetaKey::PacketType, 1);
+pub const IIF: Field = meta(MetaKey::Iif, 4);
+pub const OIF: Field = meta(MetaKey::Oif, 4);
+pub const IIFNAME: Field = meta(MetaKey::Iifname, 16);
+pub const OIFNAME: Field = meta(MetaKey::Oifname, 16);
+pub const IIFKIND: Field = meta(MetaKey::Iifkind, 16);
+pub const NFPROTO: Field = meta(MetaKey::Nfproto, 4);
+pub const L4PROTO: Field = meta(MetaKey::L4Proto, 4);
+pub const PROTOCOL: Field = meta(MetaKey::EtherTypeProtocol, 4);
+pub const PKTTYPE: Field = meta(MetaKey::PacketType, 4);
+pub const LENGTH: Field = meta(MetaKey::Length, 4);
+/// The user of the socket that sent the packet. What the host forwards has none, and matches nothing.
+pub const SKUID: Field = meta(MetaKey::SocketUserId, 4);
 
 /// What the frame itself says it carries, where [`PROTOCOL`] looks behind a VLAN tag.
 pub const ETHER_TYPE: Field = payload(LINK, 12, 2);
@@ -92,9 +96,25 @@ pub const ARP_LENGTHS: Field = payload(NETWORK, 4, 2);
 pub const ARP_SADDR_ETHER: Field = payload(NETWORK, 8, 6);
 pub const ARP_SADDR_IP: Field = payload(NETWORK, 14, 4);
 /// RFC 9293, RFC 768, RFC 792.
-pub const SPORT: Field = payload(TRANSPORT, 0, 2);
 pub const DPORT: Field = payload(TRANSPORT, 2, 2);
 pub const ICMP_TYPE: Field = payload(TRANSPORT, 0, 1);
+
+/// Version and header length, what fragment it is, and the protocol (RFC 791).
+pub const IP_VERSION_LENGTH: Field = payload(NETWORK, 0, 1);
+pub const IP_FRAGMENT: Field = payload(NETWORK, 6, 2);
+pub const IP_PROTOCOL: Field = payload(NETWORK, 9, 1);
+/// What follows an IPv4 header without options. The kernel reads the headers once more to find out where
+/// [`TRANSPORT`] is, and before the first rule of a chain. So these are read by their place.
+pub const PLAIN_SPORT: Field = payload(NETWORK, 20, 2);
+pub const PLAIN_ICMP_TYPE: Field = payload(NETWORK, 20, 1);
+/// The header of the packet that an ICMP error is about, and its destination (RFC 792).
+pub const INNER_VERSION_LENGTH: Field = payload(NETWORK, 28, 1);
+pub const INNER_DADDR: Field = payload(NETWORK, 44, 4);
+/// The last bytes of: a header without options; the ports behind it, or an ARP message for IPv4; the ports
+/// of the packet that an ICMP error is about.
+pub const IPV4_END: Field = payload(NETWORK, 19, 1);
+pub const PORTS_END: Field = payload(NETWORK, 27, 1);
+pub const INNER_PORTS_END: Field = payload(NETWORK, 55, 1);
 
 /// `nft_ct_keys` (`linux/netfilter/nf_tables.h`).
 pub const CT_STATE: Field = ct(0, None);
@@ -111,9 +131,15 @@ pub const FIB_DADDR_TYPE: Field = fib_type(FIB_DADDR);
 pub const FIB_DADDR_IIF_TYPE: Field = fib_type(FIB_DADDR | FIB_IIF);
 
 impl Field {
-    /// These bits of it alone: `FIELD & BITS`. The bits are as the machine writes a number.
+    /// These bits of it alone: `FIELD & BITS`. The bits are as the machine has them in memory.
     pub const fn bits(self, mask: u32) -> Field {
         Field { mask: Some(mask), ..self }
+    }
+
+    /// A mask or a value of this field, as the kernel has it in registers.
+    fn value(self, number: u32) -> DataAttribute {
+        let length = usize::try_from(self.length).unwrap_or_default();
+        DataAttribute::Value(number.to_ne_bytes().into_iter().take(length).collect())
     }
 
     /// Reads the field into registers from number `to` on.
@@ -144,9 +170,9 @@ impl Field {
             Expressions::Bitwise(vec![
                 Bitwise::SourceRegister(to),
                 Bitwise::DestinationRegister(to),
-                Bitwise::Length(4),
-                Bitwise::Mask(value(&mask.to_ne_bytes())),
-                Bitwise::Xor(value(&[0; 4])),
+                Bitwise::Length(self.length),
+                Bitwise::Mask(self.value(mask)),
+                Bitwise::Xor(self.value(0)),
             ])
         });
         [Some(load), masked].into_iter().flatten().collect()
@@ -176,17 +202,17 @@ fn concatenation(fields: &[Field]) -> Statement {
     let mut next = 0;
     let load = |field: &Field| {
         let to = next;
-        next += field.registers;
+        next += field.length.div_ceil(4);
         field.load(to)
     };
     fields.iter().flat_map(load).collect()
 }
 
-fn compare(field: Field, operator: Operator, value: &[u8]) -> Statement {
+fn compare(field: Field, operator: Operator, value: DataAttribute) -> Statement {
     let compare = Expressions::Cmp(vec![
         Cmp::SourceRegister(register(0)),
         Cmp::Op(operator),
-        Cmp::Data(self::value(value)),
+        Cmp::Data(value),
     ]);
     [field.load(0), vec![compare]].concat()
 }
@@ -199,17 +225,22 @@ fn look_up(fields: &[Field], set: &Set, attributes: &[Lookup]) -> Statement {
 
 /// `FIELD == VALUE`
 pub fn is(field: Field, value: &[u8]) -> Statement {
-    compare(field, Operator::Equal, value)
+    compare(field, Operator::Equal, self::value(value))
 }
 
 /// `FIELD != VALUE`
 pub fn is_not(field: Field, value: &[u8]) -> Statement {
-    compare(field, Operator::NotEqual, value)
+    compare(field, Operator::NotEqual, self::value(value))
+}
+
+/// None of these bits of a field is set.
+pub fn none_of(field: Field, bits: u32) -> Statement {
+    compare(field.bits(bits), Operator::Equal, field.value(0))
 }
 
 /// Any of these bits of a field is set: `ct state new,related`.
 pub fn any_of(field: Field, bits: u32) -> Statement {
-    is_not(field.bits(bits), &[0; 4])
+    compare(field.bits(bits), Operator::NotEqual, field.value(0))
 }
 
 /// `FIELD . FIELD @SET`
@@ -221,6 +252,51 @@ pub fn within(fields: &[Field], set: &Set) -> Statement {
 pub fn not_within(fields: &[Field], set: &Set) -> Statement {
     // NFT_LOOKUP_F_INV.
     look_up(fields, set, &[Lookup::Flags(1)])
+}
+
+/// `FIELD set FIELD`: writes what the one field has over the other one, of the same length.
+pub fn copy(from: Field, to: Field) -> Statement {
+    let From::Payload(base, offset, length) = to.from else { return Vec::new() };
+    let write = Expressions::Payload(vec![
+        Payload::SourceRegister(register(0)),
+        Payload::Base(base),
+        Payload::Offset(offset),
+        Payload::Len(length),
+    ]);
+    [from.load(0), vec![write]].concat()
+}
+
+/// `@nh,POSITION,8 set @nh,POSITION,8`: writes a byte of the packet back as it is. That looks as if it did
+/// nothing. But before the kernel writes, it copies all bytes up to this one to memory of its own
+/// (`skb_ensure_writable`, `net/core/skbuff.c`). Without that, a sender can change them between two
+/// reads, if they lie in a page of the sender's. A packet that ends before this byte does not match.
+pub fn make_private(last: Field) -> Statement {
+    copy(last, last)
+}
+
+/// `add @SET { FIELD . FIELD ct count over MOST }`: there are more connections with these fields.
+pub fn more_connections(fields: &[Field], set: &Set, most: u32) -> Statement {
+    // NFTA_CONNLIMIT_COUNT, NFTA_CONNLIMIT_FLAGS (NFT_CONNLIMIT_F_INV).
+    add(fields, set, "connlimit", &[number(1, most), number(2, 1)])
+}
+
+/// `add @SET { FIELD limit rate RATE/second burst BURST packets }`: there are no more packets a second
+/// with this field.
+pub fn at_rate(field: Field, set: &Set, rate: u32, burst: u32) -> Statement {
+    // NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT (a second), NFTA_LIMIT_BURST.
+    let long = |kind, value: u32| DefaultNla::new(kind, u64::from(value).to_be_bytes().to_vec());
+    add(&[field], set, "limit", &[long(1, rate), long(2, 1), number(3, burst)])
+}
+
+/// `add @SET { FIELD . FIELD LIMIT }`: each element has a limit of its own, which says whether the rule
+/// goes on.
+fn add(fields: &[Field], set: &Set, limit: &str, attributes: &[DefaultNla]) -> Statement {
+    let text = |kind, text: &str| DefaultNla::new(kind, [text.as_bytes(), &[0]].concat());
+    // NFTA_EXPR_NAME, NFTA_EXPR_DATA, in NFTA_DYNSET_EXPR.
+    let limit = nested(7, &[text(1, limit), nested(2, attributes)]);
+    // NFTA_DYNSET_SET_NAME, NFTA_DYNSET_OP (NFT_DYNSET_OP_ADD), NFTA_DYNSET_SREG_KEY.
+    let dynset = vec![text(1, set.name), number(3, 0), number(4, register(0).into()), limit];
+    [concatenation(fields), vec![other("dynset", dynset)]].concat()
 }
 
 /// `dnat ip to FIELD . FIELD map @MAP`: the map gives an address and a port.
@@ -236,6 +312,11 @@ pub fn dnat(fields: &[Field], map: &Set) -> Statement {
 /// `masquerade`
 pub fn masquerade() -> Statement {
     vec![other("masq", Vec::new())]
+}
+
+/// `return`
+pub fn leave_chain() -> Statement {
+    verdict(Verdict::Return, None)
 }
 
 /// `masquerade to :FIRST-LAST`

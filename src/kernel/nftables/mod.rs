@@ -8,7 +8,7 @@ mod ruleset;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::DefaultNla;
-use netlink_packet_netfilter::nftables::{Expressions, InetHookNumber, NfTablesMessage};
+use netlink_packet_netfilter::nftables::{InetHookNumber, NfTablesMessage};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage};
 use nix::libc;
 
@@ -43,10 +43,10 @@ pub enum Kind {
     Protocol = 12,
     /// A port of TCP or UDP.
     Port = 13,
-    /// A number without a meaning to nft.
-    Mark = 19,
     /// The index of an interface.
     IfIndex = 20,
+    /// The id of a user.
+    Uid = 24,
     /// The name of an interface.
     IfName = 41,
 }
@@ -75,6 +75,8 @@ pub struct Set<'a> {
     pub value: &'a [Kind],
     /// Whether its keys are ranges.
     pub ranges: bool,
+    /// Whether rules add its elements. The most that there can be.
+    pub by_rules: Option<u32>,
 }
 
 /// A chain.
@@ -92,18 +94,17 @@ pub struct Rule {
     pub chain: &'static Chain,
     /// What it is for.
     pub comment: &'static str,
-    /// What it consists of.
-    pub statements: fn() -> Vec<Expressions>,
 }
 
 /// What tells one rule from another: the family of its table, its chain and its user data. The user data
-/// has the comment and the version of the ruleset, so a rule is recognised without reading it.
+/// has the comment, the version of the ruleset and the numbers in it, so a rule is recognised without
+/// reading it.
 pub type RuleMark = (u8, String, Vec<u8>);
 
 impl Rule {
     /// What tells this rule, of this version of the ruleset, from others.
-    pub fn mark(&self, version: u8) -> RuleMark {
-        let data = [text_data(COMMENT, self.comment), user_data(VERSION, &[version])].concat();
+    pub fn mark(&self, version: &[u8]) -> RuleMark {
+        let data = [text_data(COMMENT, self.comment), user_data(VERSION, version)].concat();
         (self.chain.table.family, self.chain.name.to_owned(), data)
     }
 }
