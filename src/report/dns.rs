@@ -95,7 +95,6 @@ fn text_of(path: &'static str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What the fuzz targets check here.
 #[cfg(fuzzing)]
 #[path = "../../tests/fuzz/within/dns.rs"]
 pub mod fuzzing;

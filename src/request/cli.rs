@@ -129,9 +129,7 @@ pub fn help() -> String {
 }
 
 /// What `-version` prints.
-pub fn version() -> &'static str {
-    concat!("netsetgo ", env!("CARGO_PKG_VERSION"), "\n")
-}
+pub const VERSION: &str = concat!("netsetgo ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// Reads the arguments, without the program's own name. Nothing is guessed.
 pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Request, Usage> {
@@ -169,13 +167,12 @@ fn attach(given: &Matches) -> Result<Attach, Usage> {
         add(&mut publish, publication)?;
     }
     let named = |number| value(given, "vethNamePrefix", |prefix| end(prefix, number));
-    let (host_end, container_end) = (named(0)?, named(1)?);
-    let container_end = value(given, "ifname", str::parse)?.or(container_end);
+    let container_end = value(given, "ifname", str::parse)?.or(named(1)?);
     Ok(Attach {
         bridge_name: value(given, "bridgeName", str::parse)?,
         bridge_address: value(given, "bridgeAddress", str::parse)?,
         container_address: value(given, "containerAddress", str::parse)?,
-        host_end,
+        host_end: named(0)?,
         container_end: container_end.unwrap_or(IfName::literal("veth1")),
         mtu: value(given, "mtu", mtu)?,
         loopback: given.opt_present("lo"),
@@ -232,11 +229,8 @@ fn value<T>(
 
 /// The name of an end that `-vethNamePrefix` asks for.
 fn end(prefix: &str, number: u8) -> Result<IfName, &'static str> {
-    match prefix {
-        // The digit alone would be a name, but hardly the one that was meant.
-        "" => "".parse(),
-        _ => format!("{prefix}{number}").parse(),
-    }
+    // The digit alone would be a name, but hardly the one that was meant.
+    if prefix.is_empty() { prefix.parse() } else { format!("{prefix}{number}").parse() }
 }
 
 /// A decimal number in a range. The standard parser would take a sign as well.
