@@ -33,7 +33,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     let privilege = caller.privilege()?;
     let grant = Grant::of(caller)?.for_request(caller, request)?;
     let dns = name_service(&grant, request)?;
-    let target = Target::open(which, caller, &privilege, deadline)?;
+    let target = Target::open(which, caller, deadline)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
     // This run looks at the host while the child enters. If the kernel does not let the child in, that
     // refusal is told before anything that was found on the host.

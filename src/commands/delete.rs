@@ -26,7 +26,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
     let grant = Grant::of(caller)?.for_request(caller, request)?;
-    let target = Target::open(which, caller, &privilege, deadline)?;
+    let target = Target::open(which, caller, deadline)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
     let mut host = Host::open(&privilege)?;
     let Some(end) = inside.proof(&target)? else {
