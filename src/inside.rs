@@ -43,11 +43,8 @@ enum Order {
 pub struct Configuration {
     /// The index of the host end.
     pub peer: u32,
-    /// Its IPv4 address.
     pub address: Ipv4Addr,
-    /// The length of the subnet's prefix, in bits.
     pub prefix: u8,
-    /// The gateway of the default route.
     pub gateway: Ipv4Addr,
     /// Whether to set `lo` up as well.
     pub loopback: bool,

@@ -16,9 +16,6 @@ use crate::request::ports::{MOST_PORTS, Mapping, Publication};
 /// `include/linux/threads.h`, on 64-bit machines).
 pub const PID_LIMIT: i32 = 4_194_304;
 
-/// The longest `-wait`, in seconds.
-const LONGEST_WAIT: f64 = 3600.0;
-
 /// An option: its name; what its value is called, or nothing for a flag; the actions that it can
 /// stand beside; its help.
 type Row = (&'static str, &'static str, &'static [&'static str], &'static str);
@@ -217,7 +214,6 @@ fn which(given: &Matches) -> Result<Which, Usage> {
     }
 }
 
-/// The value of an option, if it is given.
 fn value<T>(
     given: &Matches,
     option: &'static str,
@@ -246,7 +242,7 @@ fn mtu(text: &str) -> Result<u32, &'static str> {
 /// A number of seconds, with a fraction or without.
 fn seconds(text: &str) -> Result<Duration, &'static str> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let seconds = text.parse().ok().filter(|seconds| plain && *seconds <= LONGEST_WAIT);
+    let seconds = text.parse().ok().filter(|seconds| plain && *seconds <= 3600.0);
     let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     wait.ok_or("not a number of seconds between 0 and 3600")
 }

@@ -21,13 +21,11 @@ impl Grant {
             return Ok(policy.network);
         }
         let uid = caller.uid;
-        let entry = match policy.has_names() {
-            false => policy.entry(uid, &[], "", ""),
-            true => {
-                let (passwd, group) = (text_of(PASSWD)?, text_of(GROUP)?);
-                policy.entry(uid, &caller.gids()?, &passwd, &group)
-            }
+        let (passwd, group) = match policy.has_names() {
+            true => (text_of(PASSWD)?, text_of(GROUP)?),
+            false => Default::default(),
         };
+        let entry = policy.entry(uid, &caller.gids()?, &passwd, &group);
         let entry = entry.filter(|entry| entry.links > 0).ok_or(Refused::NotAllowed(uid))?;
         let (links, publish) = (entry.links, Some(entry.publish.clone()));
         Ok(Grant { uid, links, publish, ..policy.network })

@@ -46,7 +46,6 @@ struct Annotations {
 }
 
 impl State {
-    /// Reads the whole input as one state.
     pub fn read(input: impl Read) -> Result<State> {
         let bytes = read::at_most(LARGEST, input).map_err(wrong)?;
         let state: State = serde_json::from_slice(&bytes).map_err(wrong)?;

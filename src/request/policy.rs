@@ -171,7 +171,9 @@ impl Policy {
 
     fn parse(text: &str) -> Result<Policy> {
         let wrong = |start, why: &str| {
-            let (line, column) = place(text, start);
+            let before = text.get(..start).unwrap_or(text);
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
             Failed::Policy { line, column, why: why.to_owned() }
         };
         let policy: Policy = toml::from_str(text)
@@ -207,13 +209,6 @@ impl Policy {
             _ => false,
         })
     }
-}
-
-/// Line and column, each counted from 1, of the byte at `offset`.
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 #[cfg(fuzzing)]
