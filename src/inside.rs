@@ -43,11 +43,8 @@ enum Order {
 pub struct Configuration {
     /// The index of the host end.
     pub peer: u32,
-    /// Its IPv4 address.
     pub address: Ipv4Addr,
-    /// The length of the subnet's prefix, in bits.
     pub prefix: u8,
-    /// The gateway of the default route.
     pub gateway: Ipv4Addr,
     /// Whether to set `lo` up as well.
     pub loopback: bool,
@@ -160,13 +157,11 @@ impl Inside {
 fn live(parent: &Channel, target: &Target, caller: &Caller, end: &IfName) -> Option<()> {
     join(target, caller)?;
     filter::install(filter::INSIDE).ok()?;
-    let mut netlink = Netlink::open();
+    let mut netlink = Netlink::open().map_err(at("opening a netlink socket"));
     let mut order = Order::LookUp;
     loop {
-        let outcome = match &mut netlink {
-            Ok(netlink) => carry_out(&order, netlink, end),
-            Err(error) => Err(("opening a netlink socket", error.errno())),
-        };
+        let netlink = netlink.as_mut().map_err(|fault| *fault);
+        let outcome = netlink.and_then(|netlink| carry_out(&order, netlink, end));
         let answer: Answer = outcome.map_err(|(step, errno)| (step.to_owned(), errno as i32));
         parent.send(&answer)?;
         // A child that does not stay ends while its parent goes on.
@@ -191,11 +186,10 @@ fn join(target: &Target, caller: &Caller) -> Option<()> {
     prctl::set_dumpable(false).ok()
 }
 
-fn carry_out(
-    order: &Order,
-    netlink: &mut Netlink,
-    name: &IfName,
-) -> Result<Option<End>, (&'static str, Errno)> {
+/// The step that failed, and why.
+type Fault = (&'static str, Errno);
+
+fn carry_out(order: &Order, netlink: &mut Netlink, name: &IfName) -> Result<Option<End>, Fault> {
     let end = link::get(netlink, By::Name(name)).map_err(at(LOOK_UP))?;
     let index_if = |peer| match &end {
         Some(end) if end.peer == Some(peer) => Ok(end.index),
@@ -212,17 +206,13 @@ fn carry_out(
     Ok(None)
 }
 
-fn at(step: &'static str) -> impl Fn(netlink::Error) -> (&'static str, Errno) {
+fn at(step: &'static str) -> impl Fn(netlink::Error) -> Fault {
     move |error| (step, error.errno())
 }
 
 /// Sets the interface `index` up, with its address and a default route, in one go. What is there already
 /// is left.
-fn configure(
-    netlink: &mut Netlink,
-    index: u32,
-    wanted: &Configuration,
-) -> Result<(), (&'static str, Errno)> {
+fn configure(netlink: &mut Netlink, index: u32, wanted: &Configuration) -> Result<(), Fault> {
     let address = Cidr { ip: wanted.address, prefix: wanted.prefix };
     let mut changes = vec![
         ("setting the interface up", link::set_up(index)),
@@ -247,7 +237,6 @@ fn configure(
     Err(at(step)(error))
 }
 
-/// What the fuzz targets check here.
 #[cfg(fuzzing)]
 #[path = "../tests/fuzz/within/inside.rs"]
 pub mod fuzzing;

@@ -23,4 +23,4 @@ pub use commands::{attach::attach, check::check, delete::delete};
 pub use commands::{hook::hook, list::list, prune::prune};
 pub use privilege::{caller::become_caller, capability::give_up_all, filter, sys};
 pub use report::{error::Result, failure, print};
-pub use request::cli::{Request, help, parse, version};
+pub use request::cli::{Request, VERSION, help, parse};

@@ -29,7 +29,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     filter::install(filter::for_request(&request))?;
     match request {
         Request::Help => netsetgo::print(&netsetgo::help()),
-        Request::Version => netsetgo::print(netsetgo::version()),
+        Request::Version => netsetgo::print(netsetgo::VERSION),
         Request::Attach(which, request) => attach(&caller, &which, &request),
         Request::Hook(request) => hook(&caller, request),
         Request::Delete(which, request) => delete(&caller, &which, &request),

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
+use nix::libc::{dev_t, ino_t};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, fstat, stat};
+use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use crate::privilege::caller::Caller;
-use crate::privilege::capability::Privilege;
 use crate::privilege::sys;
 use crate::report::error::{Error, Failed, Refused, Result, Usage};
 use crate::request::cli::{PID_LIMIT, Which};
@@ -21,13 +21,11 @@ use crate::request::cli::{PID_LIMIT, Which};
 /// kernel has no event for a change of namespaces.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
 
-/// How namespaces are opened.
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC);
 
 /// A network namespace to attach, and what belongs to it.
 #[derive(Debug)]
 pub struct Target {
-    /// The network namespace.
     pub net: OwnedFd,
     /// The user namespace that owns it. A capability there is what it takes to configure it.
     pub owner: OwnedFd,
@@ -38,27 +36,19 @@ pub struct Target {
     name: String,
 }
 
-/// The identity of a namespace: device and inode of its file (`namespaces(7)`).
-type Identity = (u64, u64);
-
 impl Target {
     /// Opens what `which` means. Waits until `deadline` for a process to leave the host's network
     /// namespace. Gives CAP_SYS_PTRACE up.
     ///
     /// Whether the caller may configure the target is proved later ([`crate::inside::Inside::proof`]).
     /// A target of another user's and one that does not exist are refused in the same words.
-    pub fn open(
-        which: &Which,
-        caller: &Caller,
-        privilege: &Privilege,
-        deadline: Instant,
-    ) -> Result<Target> {
+    pub fn open(which: &Which, caller: &Caller, deadline: Instant) -> Result<Target> {
         let target = match which {
-            Which::Pid(pid) => of_process(*pid, caller, privilege, deadline),
+            Which::Pid(pid) => of_process(*pid, caller, deadline),
             Which::Netns(path) => of_file(path, caller),
         };
         if !caller.is_root() {
-            privilege.give_up(Capability::CAP_SYS_PTRACE)?;
+            caller.privilege()?.give_up(Capability::CAP_SYS_PTRACE)?;
         }
         target
     }
@@ -71,11 +61,9 @@ impl Target {
     /// Sleeps. It is an error if the process exits meanwhile.
     pub fn sleep(&self, nap: Duration) -> Result<()> {
         match &self.process {
-            Some(process) if exits(process, nap) => {
-                return Err(Failed::TargetGone(self.name.clone()).into());
-            }
-            Some(_) => {}
             None => std::thread::sleep(nap),
+            Some(process) if !exits(process, nap) => {}
+            Some(_) => return Err(Failed::TargetGone(self.name.clone()).into()),
         }
         Ok(())
     }
@@ -86,12 +74,7 @@ impl Target {
     }
 }
 
-fn of_process(
-    pid: i32,
-    caller: &Caller,
-    privilege: &Privilege,
-    deadline: Instant,
-) -> Result<Target> {
+fn of_process(pid: i32, caller: &Caller, deadline: Instant) -> Result<Target> {
     let name = format!("process {pid}");
     let refused = |errno| refusal(&name, errno);
     let process = sys::pidfd_open(pid).map_err(|errno| match errno {
@@ -113,11 +96,11 @@ fn of_process(
         let (net, may_wait) = match openat(&directory, "ns/net", READ, Mode::empty()) {
             // The capability is there for one look, so this run cannot wait for such a process.
             Err(Errno::EACCES | Errno::EPERM) => {
-                (open_undumpable(&directory, caller, privilege, &name)?, false)
+                (open_undumpable(&directory, caller, &name)?, false)
             }
             net => (net.map_err(refused)?, true),
         };
-        if !host.contains(&identity(&net).map_err(refused)?) {
+        if !host.contains(&fstat(&net).map(identity).map_err(refused)?) {
             break net;
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -137,11 +120,10 @@ fn of_process(
 /// Why a target cannot be had: this process has run out of something, or it is the refusal that says
 /// nothing about the target.
 fn refusal(name: &str, errno: Errno) -> Error {
+    let name = name.to_owned();
     match errno {
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => {
-            Failed::Target(name.to_owned(), errno).into()
-        }
-        _ => Refused::Target(name.to_owned()).into(),
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => Failed::Target(name, errno).into(),
+        _ => Refused::Target(name).into(),
     }
 }
 
@@ -149,16 +131,12 @@ fn refusal(name: &str, errno: Errno) -> Error {
 /// crun makes its container's first process so. The process must run as the caller. The owner of
 /// `/proc/PID` itself is the process's user, dumpable or not. Otherwise a caller could keep the
 /// namespace of another user's container alive.
-fn open_undumpable(
-    directory: &OwnedFd,
-    caller: &Caller,
-    privilege: &Privilege,
-    name: &str,
-) -> Result<OwnedFd> {
+fn open_undumpable(directory: &OwnedFd, caller: &Caller, name: &str) -> Result<OwnedFd> {
     let refused = |errno| refusal(name, errno);
     if fstat(directory).map_err(refused)?.st_uid != caller.uid {
         return Err(refused(Errno::EACCES));
     }
+    let privilege = caller.privilege()?;
     if !privilege.holds(Capability::CAP_SYS_PTRACE) {
         return Err(Refused::NotDumpable(name.to_owned()).into());
     }
@@ -183,7 +161,7 @@ fn of_file(path: &Path, caller: &Caller) -> Result<Target> {
     if !sys::is_network_namespace(&net) {
         return Err(refused(Errno::EINVAL));
     }
-    if host_namespaces(caller)?.contains(&identity(&net).map_err(refused)?) {
+    if host_namespaces(caller)?.contains(&fstat(&net).map(identity).map_err(refused)?) {
         return Err(Refused::HostNamespace(name).into());
     }
     let owner = sys::owning_user_namespace(&net).map_err(refused)?;
@@ -192,16 +170,16 @@ fn of_file(path: &Path, caller: &Caller) -> Result<Target> {
 
 /// The host's network namespaces: the caller's own, and the machine's. Only root can see the machine's if
 /// they differ, and only root could configure it.
-fn host_namespaces(caller: &Caller) -> Result<Vec<Identity>> {
+fn host_namespaces(caller: &Caller) -> Result<Vec<(dev_t, ino_t)>> {
     const OWN: &str = "/proc/self/ns/net";
     let own = stat(OWN).map_err(|errno| Failed::File(OWN.into(), errno.into()))?;
     let machine = if caller.is_root() { stat("/proc/1/ns/net").ok() } else { None };
-    Ok([Some(own), machine].into_iter().flatten().map(|file| (file.st_dev, file.st_ino)).collect())
+    Ok([Some(own), machine].into_iter().flatten().map(identity).collect())
 }
 
-fn identity(namespace: impl AsFd) -> nix::Result<Identity> {
-    let file = fstat(namespace)?;
-    Ok((file.st_dev, file.st_ino))
+/// What tells a namespace from any other (`namespaces(7)`).
+fn identity(file: FileStat) -> (dev_t, ino_t) {
+    (file.st_dev, file.st_ino)
 }
 
 /// Whether the process exits within `patience`.

@@ -31,9 +31,9 @@ pub fn attach(caller: &Caller, which: &Which, request: &Attach) -> Result<()> {
 fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
-    let grant = Grant::for_request(caller, request)?;
+    let grant = Grant::of(caller)?.for_request(caller, request)?;
     let dns = name_service(&grant, request)?;
-    let target = Target::open(which, caller, &privilege, deadline)?;
+    let target = Target::open(which, caller, deadline)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
     // This run looks at the host while the child enters. If the kernel does not let the child in, that
     // refusal is told before anything that was found on the host.

@@ -11,7 +11,7 @@ use crate::privilege::caller::Caller;
 use crate::privilege::capability::Privilege;
 use crate::report;
 use crate::report::dns::Dns;
-use crate::report::error::{Error, Failed, Result};
+use crate::report::error::{Failed, Result};
 use crate::request::policy::Grant;
 
 /// An attach works as far as this finding goes.
@@ -21,39 +21,26 @@ const WARN: &str = "warn";
 /// An attach does not work.
 const FAIL: &str = "fail";
 
-/// What has been found, in order: how it bears on an attach, and the text.
+/// What has been found: a line for each finding, and how many keep the caller from attaching.
 #[derive(Debug, Default)]
-struct Findings(Vec<(&'static str, String)>);
+struct Findings {
+    text: String,
+    failed: usize,
+}
 
 impl Findings {
-    fn add(&mut self, level: &'static str, what: impl Into<String>) {
-        self.0.push((level, what.into()));
+    fn add(&mut self, level: &str, what: &str) {
+        self.text += &format!("{level}  {}\n", report::shown(what));
+        self.failed += usize::from(level == FAIL);
     }
 
     /// Notes a result, be it good or bad. Gives the value if there is one.
-    fn note<T>(
-        &mut self,
-        about: &str,
-        result: Result<T>,
-        text: impl Fn(&T) -> String,
-    ) -> Option<T> {
+    fn note<T>(&mut self, about: &str, result: Result<T>, say: impl Fn(&T) -> String) -> Option<T> {
         match &result {
-            Ok(value) => self.add(OK, format!("{about}: {}", text(value))),
-            Err(error) => self.add(FAIL, format!("{about}: {error}")),
+            Ok(value) => self.add(OK, &format!("{about}: {}", say(value))),
+            Err(error) => self.add(FAIL, &format!("{about}: {error}")),
         }
         result.ok()
-    }
-
-    fn failed(&self) -> usize {
-        self.0.iter().filter(|(level, _)| *level == FAIL).count()
-    }
-
-    fn text(&self) -> String {
-        let shown = |c: char| if c.is_control() { ' ' } else { c };
-        let line = |(level, what): &(_, String)| {
-            format!("{level}  {}\n", what.chars().map(shown).collect::<String>())
-        };
-        self.0.iter().map(line).collect()
     }
 }
 
@@ -76,15 +63,15 @@ pub fn check(caller: &Caller) -> Result<()> {
         host(&mut findings, privilege, grant);
         name_service(&mut findings, grant);
     }
-    if whole && findings.failed() == 0 {
+    if whole && findings.failed == 0 {
         findings.note("trial", trial::attach_and_leave(caller), |took| {
             format!("a namespace was attached in {:.1} ms, and is gone", took * 1e3)
         });
     } else {
         findings.add(WARN, "trial: not tried, because of the above");
     }
-    report::print(&findings.text())?;
-    match findings.failed() {
+    report::print(&findings.text)?;
+    match findings.failed {
         0 => Ok(()),
         count => Err(Failed::NotReady(count).into()),
     }
@@ -106,14 +93,14 @@ fn what_is_granted(grant: &Grant) -> String {
 
 /// The kernel's switches that keep users from making namespaces. Not every kernel has every switch.
 fn namespaces(findings: &mut Findings, caller: &Caller) {
-    let before = findings.0.len();
+    let before = findings.text.len();
     let has = |switch: &str, value: &str| {
         fs::read_to_string(format!("/proc/sys/{switch}")).is_ok_and(|now| now.trim() == value)
     };
     for name in ["max_user_namespaces", "max_net_namespaces"] {
         if has(&format!("user/{name}"), "0") {
             let what = format!("namespaces: user/{name} is 0; sysctl -w user.{name}=15000");
-            findings.add(FAIL, what);
+            findings.add(FAIL, &what);
         }
     }
     if !caller.is_root() && has("kernel/unprivileged_userns_clone", "0") {
@@ -129,7 +116,7 @@ fn namespaces(findings: &mut Findings, caller: &Caller) {
              runner one (userns,), or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
         );
     }
-    if findings.0.len() == before {
+    if findings.text.len() == before {
         findings.add(OK, "namespaces: users may make user and network namespaces");
     }
 }
@@ -156,14 +143,14 @@ fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
             Ok(None) => (OK, "none visibly drops what is forwarded".to_owned()),
             Err(error) => (WARN, error.to_string()),
         };
-        findings.add(level, format!("other firewalls: {what}"));
+        findings.add(level, &format!("other firewalls: {what}"));
     }
 }
 
 fn name_service(findings: &mut Findings, grant: &Grant) {
     let dns = Dns::of(grant);
     if dns.as_ref().is_ok_and(|dns| dns.nameservers.is_empty()) {
-        return findings.add(WARN, format!("name service: {}", Error::from(Failed::NoNameServer)));
+        return findings.add(WARN, &format!("name service: {}", Failed::NoNameServer));
     }
     findings.note("name service", dns, |dns| {
         let servers: Vec<_> = dns.nameservers.iter().map(ToString::to_string).collect();

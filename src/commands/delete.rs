@@ -25,8 +25,8 @@ pub fn delete(caller: &Caller, which: &Which, request: &Attach) -> Result<()> {
 fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
-    let grant = Grant::for_request(caller, request)?;
-    let target = Target::open(which, caller, &privilege, deadline)?;
+    let grant = Grant::of(caller)?.for_request(caller, request)?;
+    let target = Target::open(which, caller, deadline)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
     let mut host = Host::open(&privilege)?;
     let Some(end) = inside.proof(&target)? else {

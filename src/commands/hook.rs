@@ -37,14 +37,12 @@ pub fn hook(caller: &Caller, mut request: Attach) -> Result<()> {
 /// namespace down some milliseconds later, and only then the published ports belong to a container
 /// that is gone.
 fn see_off(caller: &Caller, name: &str, patience: Duration) -> Result<()> {
-    let reading = || Failed::netlink("reading the links");
+    let failed = Failed::netlink("reading the links");
     let deadline = Instant::now() + patience;
-    let is_of_it = |link: &Link| {
-        link.alias.as_deref() == Some(name)
-            && (caller.is_root() || owner_of(&link.name) == Some(caller.uid))
-    };
-    let mut netlink = Netlink::open().map_err(reading())?;
-    while link::all(&mut netlink, Kind::Veth).map_err(reading())?.iter().any(is_of_it)
+    let is_own = |link: &Link| caller.is_root() || owner_of(&link.name) == Some(caller.uid);
+    let is_of_it = |link: &Link| link.alias.as_deref() == Some(name) && is_own(link);
+    let mut netlink = Netlink::open().map_err(&failed)?;
+    while link::all(&mut netlink, Kind::Veth).map_err(&failed)?.iter().any(is_of_it)
         && Instant::now() < deadline
     {
         sleep(NAP);

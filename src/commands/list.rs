@@ -44,7 +44,6 @@ struct Row {
     no_bridge: bool,
 }
 
-/// How much of the caller's quota is used.
 #[derive(Debug, Serialize)]
 struct Quota {
     links: u32,

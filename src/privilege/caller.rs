@@ -90,12 +90,11 @@ fn prove(uid: Uid, gid: Gid) -> Result<()> {
     let groups = getresgid().map_err(failed(PROOF))?;
     let unchanged = Uid::from_raw(u32::MAX);
     let regained = || setresuid(unchanged, Uid::from_raw(0), unchanged).is_ok();
+    let is_user = [users.real, users.effective, users.saved] == [uid; 3];
+    let is_group = [groups.real, groups.effective, groups.saved] == [gid; 3];
     first_of(&[
-        ([users.real, users.effective, users.saved] != [uid; 3], "a user id is not the caller's"),
-        (
-            [groups.real, groups.effective, groups.saved] != [gid; 3],
-            "a group id is not the caller's",
-        ),
+        (!is_user, "a user id is not the caller's"),
+        (!is_group, "a group id is not the caller's"),
         (!prctl::get_no_new_privs().map_err(failed(PROOF))?, "the process could gain privilege"),
         (prctl::get_dumpable().map_err(failed(PROOF))?, "the process could be read"),
         (!uid.is_root() && regained(), "root was regained"),

@@ -31,7 +31,6 @@ pub(super) fn empty_bounding_set() {
     }
 }
 
-/// Changes the capability sets of the process.
 fn change(to: impl FnOnce(Capabilities) -> Capabilities) -> nix::Result<()> {
     set_capabilities(to(capabilities()?))
 }
@@ -77,7 +76,6 @@ impl Privilege {
         Ok(Raised(bit))
     }
 
-    /// Whether `capability` can be raised.
     pub fn holds(&self, capability: Capability) -> bool {
         holds(capability).unwrap_or(false)
     }

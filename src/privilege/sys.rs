@@ -190,9 +190,9 @@ pub fn is_network_namespace(ns: impl AsFd) -> bool {
 /// Whether an interface with the index `index` exists, in the network namespace that `socket` was
 /// opened in (`SIOCGIFNAME`, `netdevice(7)`).
 pub fn interface_exists(socket: impl AsFd, index: u32) -> nix::Result<bool> {
-    let mut request = empty_ifreq();
-    request.ifr_ifru.ifru_ifindex = index.cast_signed();
-    ask_interface(socket, libc::SIOCGIFNAME as libc::Ioctl, &mut request)
+    ask_interface(socket, libc::SIOCGIFNAME as libc::Ioctl, |request| {
+        request.ifr_ifru.ifru_ifindex = index.cast_signed();
+    })
 }
 
 /// Whether an interface with the name or the alternative name `name` exists, in the network
@@ -201,27 +201,23 @@ pub fn interface_exists(socket: impl AsFd, index: u32) -> nix::Result<bool> {
 /// Neither CAP_NET_ADMIN nor CAP_SYS_MODULE may be in effect: with one of them the kernel loads a
 /// module for a name that it does not know (`dev_load`, `net/core/dev_ioctl.c`).
 pub fn interface_name_exists(socket: impl AsFd, name: &str) -> nix::Result<bool> {
-    let mut request = empty_ifreq();
-    // The last byte stays zero.
-    let room = request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1);
-    for (to, from) in room.zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
-    ask_interface(socket, libc::SIOCGIFINDEX as libc::Ioctl, &mut request)
-}
-
-fn empty_ifreq() -> libc::ifreq {
-    // SAFETY: the structure has only numbers and a union of numbers, for which all zero is valid.
-    unsafe { std::mem::zeroed() }
+    ask_interface(socket, libc::SIOCGIFINDEX as libc::Ioctl, |request| {
+        // The last byte stays zero.
+        let room = request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1);
+        room.zip(name.bytes()).for_each(|(to, from)| *to = from.cast_signed());
+    })
 }
 
 fn ask_interface(
     socket: impl AsFd,
     question: libc::Ioctl,
-    request: &mut libc::ifreq,
+    fill_in: impl FnOnce(&mut libc::ifreq),
 ) -> nix::Result<bool> {
+    // SAFETY: the structure has only numbers and a union of numbers, for which all zero is valid.
+    let mut request = unsafe { std::mem::zeroed() };
+    fill_in(&mut request);
     // SAFETY: both questions read and write one `ifreq`, which `request` is, and nothing else.
-    let answer = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), question, request) };
+    let answer = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), question, &raw mut request) };
     match Errno::result(answer) {
         Ok(_) => Ok(true),
         Err(Errno::ENODEV) => Ok(false),

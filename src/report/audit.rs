@@ -9,11 +9,10 @@
 //! sends, and that is the caller, as this process is the caller's.
 
 use std::cell::OnceCell;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket,
-};
+use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::getpid;
 
 use crate::network::lease::Lease;
@@ -45,7 +44,7 @@ pub struct Trail<'a> {
     uid: u32,
     of: Option<(&'a Which, &'a Attach)>,
     /// The system's log, if one listens, and the words that each line has.
-    log: OnceCell<Option<(OwnedFd, String)>>,
+    log: OnceCell<Option<(UnixDatagram, String)>>,
 }
 
 impl<'a> Trail<'a> {
@@ -95,8 +94,13 @@ impl<'a> Trail<'a> {
         self.of.map(|(_, request)| request.publish.as_slice()).unwrap_or_default()
     }
 
-    fn log(&self) -> Option<&(OwnedFd, String)> {
-        self.log.get_or_init(|| Some((connected().ok()?, self.about()))).as_ref()
+    fn log(&self) -> Option<&(UnixDatagram, String)> {
+        let connected = || {
+            let log = UnixDatagram::unbound().ok()?;
+            log.connect(LOG).ok()?;
+            Some((log, self.about()))
+        };
+        self.log.get_or_init(connected).as_ref()
     }
 
     /// The user, and the container and its interface.
@@ -123,12 +127,6 @@ impl<'a> Trail<'a> {
         let line = start + &listed(ports, room) + reason;
         let _ = send(log.as_raw_fd(), line.as_bytes(), MsgFlags::MSG_DONTWAIT);
     }
-}
-
-fn connected() -> nix::Result<OwnedFd> {
-    let log = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    connect(log.as_raw_fd(), &UnixAddr::new(LOG)?)?;
-    Ok(log)
 }
 
 /// As many ports as have room. Ports in a row are written as FIRST-LAST.

@@ -16,7 +16,6 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// (`systemd-resolved.service(8)`).
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The most bytes that are read of a file.
 const LARGEST: u64 = 64 << 10;
 
 /// What a container needs for name service. As JSON it is the `dns` of a CNI result.
@@ -65,7 +64,6 @@ impl Dns {
         (dns, loopback)
     }
 
-    /// As a `resolv.conf(5)`.
     pub fn resolv_conf(&self) -> String {
         let servers = self.nameservers.iter().map(|server| format!("nameserver {server}\n"));
         let words = [("search", &self.search), ("options", &self.options)];
@@ -95,7 +93,6 @@ fn text_of(path: &'static str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What the fuzz targets check here.
 #[cfg(fuzzing)]
 #[path = "../../tests/fuzz/within/dns.rs"]
 pub mod fuzzing;

@@ -65,13 +65,16 @@ pub fn failure(error: &Error) -> i32 {
     error.exit_status()
 }
 
-/// The text as one line that does nothing to a terminal.
 pub fn line(text: &str) -> String {
+    format!("netsetgo: {}\n", shown(text))
+}
+
+/// The text in one line, so that it does nothing to a terminal.
+pub fn shown(text: &str) -> String {
     // A character that Rust escapes does more to a terminal than to be shown: it ends the line,
     // moves the cursor, or changes the direction of writing.
-    let shown = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
-    let text: String = text.chars().map(|c| if shown(c) { c } else { ' ' }).collect();
-    format!("netsetgo: {text}\n")
+    let plain = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
+    text.chars().map(|c| if plain(c) { c } else { ' ' }).collect()
 }
 
 #[cfg(test)]

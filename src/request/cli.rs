@@ -16,9 +16,6 @@ use crate::request::ports::{MOST_PORTS, Mapping, Publication};
 /// `include/linux/threads.h`, on 64-bit machines).
 pub const PID_LIMIT: i32 = 4_194_304;
 
-/// The longest `-wait`, in seconds.
-const LONGEST_WAIT: f64 = 3600.0;
-
 /// An option: its name; what its value is called, or nothing for a flag; the actions that it can
 /// stand beside; its help.
 type Row = (&'static str, &'static str, &'static [&'static str], &'static str);
@@ -129,9 +126,7 @@ pub fn help() -> String {
 }
 
 /// What `-version` prints.
-pub fn version() -> &'static str {
-    concat!("netsetgo ", env!("CARGO_PKG_VERSION"), "\n")
-}
+pub const VERSION: &str = concat!("netsetgo ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// Reads the arguments, without the program's own name. Nothing is guessed.
 pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Request, Usage> {
@@ -169,13 +164,12 @@ fn attach(given: &Matches) -> Result<Attach, Usage> {
         add(&mut publish, publication)?;
     }
     let named = |number| value(given, "vethNamePrefix", |prefix| end(prefix, number));
-    let (host_end, container_end) = (named(0)?, named(1)?);
-    let container_end = value(given, "ifname", str::parse)?.or(container_end);
+    let container_end = value(given, "ifname", str::parse)?.or(named(1)?);
     Ok(Attach {
         bridge_name: value(given, "bridgeName", str::parse)?,
         bridge_address: value(given, "bridgeAddress", str::parse)?,
         container_address: value(given, "containerAddress", str::parse)?,
-        host_end,
+        host_end: named(0)?,
         container_end: container_end.unwrap_or(IfName::literal("veth1")),
         mtu: value(given, "mtu", mtu)?,
         loopback: given.opt_present("lo"),
@@ -220,7 +214,6 @@ fn which(given: &Matches) -> Result<Which, Usage> {
     }
 }
 
-/// The value of an option, if it is given.
 fn value<T>(
     given: &Matches,
     option: &'static str,
@@ -232,11 +225,8 @@ fn value<T>(
 
 /// The name of an end that `-vethNamePrefix` asks for.
 fn end(prefix: &str, number: u8) -> Result<IfName, &'static str> {
-    match prefix {
-        // The digit alone would be a name, but hardly the one that was meant.
-        "" => "".parse(),
-        _ => format!("{prefix}{number}").parse(),
-    }
+    // The digit alone would be a name, but hardly the one that was meant.
+    if prefix.is_empty() { prefix.parse() } else { format!("{prefix}{number}").parse() }
 }
 
 /// A decimal number in a range. The standard parser would take a sign as well.
@@ -252,7 +242,7 @@ fn mtu(text: &str) -> Result<u32, &'static str> {
 /// A number of seconds, with a fraction or without.
 fn seconds(text: &str) -> Result<Duration, &'static str> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let seconds = text.parse().ok().filter(|seconds| plain && *seconds <= LONGEST_WAIT);
+    let seconds = text.parse().ok().filter(|seconds| plain && *seconds <= 3600.0);
     let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     wait.ok_or("not a number of seconds between 0 and 3600")
 }

@@ -21,27 +21,21 @@ impl Grant {
             return Ok(policy.network);
         }
         let uid = caller.uid;
-        let entry = match policy.has_names() {
-            false => policy.entry(uid, &[], "", ""),
-            true => {
-                let (passwd, group) = (text_of(PASSWD)?, text_of(GROUP)?);
-                policy.entry(uid, &caller.gids()?, &passwd, &group)
-            }
+        let (passwd, group) = match policy.has_names() {
+            true => (text_of(PASSWD)?, text_of(GROUP)?),
+            false => Default::default(),
         };
+        let entry = policy.entry(uid, &caller.gids()?, &passwd, &group);
         let entry = entry.filter(|entry| entry.links > 0).ok_or(Refused::NotAllowed(uid))?;
         let (links, publish) = (entry.links, Some(entry.publish.clone()));
         Ok(Grant { uid, links, publish, ..policy.network })
     }
 
-    /// The same, with the bridge and its address as the request has them.
-    pub fn for_request(caller: &Caller, request: &Attach) -> Result<Grant> {
-        Grant::of(caller)?.narrowed(caller, request)
-    }
-
-    /// Of the addresses, this checks what arithmetic can tell.
-    fn narrowed(mut self, caller: &Caller, request: &Attach) -> Result<Grant> {
-        replace(&mut self.bridge, "bridgeName", request.bridge_name.as_ref(), caller)?;
-        replace(&mut self.address, "bridgeAddress", request.bridge_address.as_ref(), caller)?;
+    /// The same, with the bridge and its address as the request has them. Of the addresses, this
+    /// checks what arithmetic can tell.
+    pub fn for_request(mut self, caller: &Caller, request: &Attach) -> Result<Grant> {
+        self.bridge = choose("bridgeName", self.bridge, request.bridge_name.clone(), caller)?;
+        self.address = choose("bridgeAddress", self.address, request.bridge_address, caller)?;
         check_bridge_address(self.address)?;
         if let Some(address) = request.container_address {
             check_container_address(self.address, address)?;
@@ -50,43 +44,41 @@ impl Grant {
     }
 }
 
-/// Replaces what the policy says by the value of an option. Only root may ask for another value.
-fn replace<T: Clone + Display + PartialEq>(
-    own: &mut T,
+/// The value of an option, or else the policy's. Only root may ask for another than the policy's.
+fn choose<T: Display + PartialEq>(
     option: &'static str,
-    asked: Option<&T>,
+    own: T,
+    asked: Option<T>,
     caller: &Caller,
-) -> Result<()> {
-    let Some(asked) = asked.filter(|asked| *asked != own) else { return Ok(()) };
-    if !caller.is_root() {
-        return Err(Refused::Another(option, asked.to_string(), own.to_string()).into());
+) -> Result<T> {
+    match asked {
+        Some(asked) if asked != own && !caller.is_root() => {
+            Err(Refused::Another(option, asked.to_string(), own.to_string()).into())
+        }
+        asked => Ok(asked.unwrap_or(own)),
     }
-    *own = asked.clone();
-    Ok(())
 }
 
 fn check_bridge_address(bridge: Cidr) -> Result<()> {
     let ip = bridge.ip;
     let odd = !bridge.is_host(ip) || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] == 0;
-    let checked = first_of(&[
-        (
-            !PREFIXES.contains(&bridge.prefix),
-            "the subnet is not between /22 and /30; one bridge has at most 1023 ports",
-        ),
+    let fits = PREFIXES.contains(&bridge.prefix);
+    first_of(&[
+        (!fits, "the subnet is not between /22 and /30; one bridge has at most 1023 ports"),
         (odd, "not an address that a host can have in its subnet"),
-    ]);
-    Ok(checked.map_err(|why| Failed::Address("the bridge's address", bridge, why))?)
+    ])
+    .map_err(|why| Failed::Address("the bridge's address", bridge, why).into())
 }
 
 fn check_container_address(bridge: Cidr, asked: Cidr) -> Result<()> {
-    let checked = first_of(&[
+    first_of(&[
         (!bridge.contains(asked.ip), "not in the bridge's subnet"),
         (asked.prefix != bridge.prefix, "its prefix length is not the bridge's"),
         (asked.ip == bridge.ip, "the bridge's own address"),
         (asked.ip == bridge.network(), "the network's own address"),
         (asked.ip == bridge.broadcast(), "the broadcast address"),
-    ]);
-    Ok(checked.map_err(|why| Failed::Address("-containerAddress", asked, why))?)
+    ])
+    .map_err(|why| Failed::Address("-containerAddress", asked, why).into())
 }
 
 #[cfg(test)]
@@ -101,7 +93,7 @@ mod tests {
             let Ok(Request::Hook(request)) = cli::parse(arguments.split(' ')) else {
                 panic!("{arguments}")
             };
-            Grant::default().narrowed(&Caller::for_test(uid), &request)
+            Grant::default().for_request(&Caller::for_test(uid), &request)
         };
         for other in ["-bridgeName tower", "-bridgeAddress 10.10.11.1/24"] {
             assert_eq!(narrowed(1000, other).unwrap_err().exit_status(), 3, "{other}");

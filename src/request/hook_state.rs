@@ -33,7 +33,7 @@ pub struct State {
     annotations: Option<Annotations>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Annotations {
     #[serde(rename = "netsetgo.publish")]
     publish: Option<String>,
@@ -46,7 +46,6 @@ struct Annotations {
 }
 
 impl State {
-    /// Reads the whole input as one state.
     pub fn read(input: impl Read) -> Result<State> {
         let bytes = read::at_most(LARGEST, input).map_err(wrong)?;
         let state: State = serde_json::from_slice(&bytes).map_err(wrong)?;
@@ -79,21 +78,18 @@ impl State {
 
     /// Adds the container's own options to those of the hook's arguments. Where there can be only one,
     /// the container's replaces the other.
-    pub fn complete(&self, request: &mut Attach) -> Result<()> {
+    pub fn complete(self, request: &mut Attach) -> Result<()> {
         request.container = Some(self.name()).filter(|name| !name.is_empty());
-        let Some(Annotations { publish, ifname, address, .. }) = &self.annotations else {
-            return Ok(());
-        };
-        if let Some(ifname) = ifname {
-            request.container_end = value("ifname", ifname)?;
+        let given = self.annotations.unwrap_or_default();
+        if let Some(ifname) = given.ifname {
+            request.container_end = value("ifname", &ifname)?;
         }
-        if let Some(address) = address {
-            request.container_address = Some(value("address", address)?);
+        if let Some(address) = given.address {
+            request.container_address = Some(value("address", &address)?);
         }
-        for text in publish.iter().flat_map(|all| all.split([',', ' '])) {
-            if !text.is_empty() {
-                cli::add(&mut request.publish, value("publish", text)?)?;
-            }
+        let publish = given.publish.unwrap_or_default();
+        for text in publish.split([',', ' ']).filter(|text| !text.is_empty()) {
+            cli::add(&mut request.publish, value("publish", text)?)?;
         }
         Ok(())
     }
@@ -116,7 +112,6 @@ fn wrong(why: impl ToString) -> Error {
     Usage::State(why).into()
 }
 
-/// What the fuzz targets check here.
 #[cfg(fuzzing)]
 #[path = "../../tests/fuzz/within/hook.rs"]
 pub mod fuzzing;

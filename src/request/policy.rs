@@ -1,7 +1,6 @@
 //! The policy: `/etc/netsetgo.toml`, in which the admin says who may attach containers, how many, and
 //! to which network. See `netsetgo.toml(5)`.
 
-use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -205,14 +204,22 @@ impl Policy {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(failed)?,
         };
-        check_owner(&file)?;
+        let facts = file.metadata().map_err(failed)?;
+        first_of(&[
+            (!facts.is_file(), "not a regular file"),
+            (facts.uid() != 0, "not owned by root"),
+            (facts.mode() & 0o022 != 0, "others can write it"),
+        ])
+        .map_err(Refused::UntrustedPolicy)?;
         let text = String::from_utf8(read::at_most(LARGEST, file).map_err(failed)?);
         Policy::parse(&text.map_err(|error| failed(io::Error::other(error)))?).map(Some)
     }
 
     fn parse(text: &str) -> Result<Policy> {
         let wrong = |start, why: &str| {
-            let (line, column) = place(text, start);
+            let before = text.get(..start).unwrap_or(text);
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
             Failed::Policy { line, column, why: why.to_owned() }
         };
         let policy: Policy = toml::from_str(text)
@@ -250,24 +257,6 @@ impl Policy {
     }
 }
 
-fn check_owner(file: &File) -> Result<()> {
-    let facts = file.metadata().map_err(|error| Failed::File(PATH.into(), error))?;
-    let checked = first_of(&[
-        (!facts.is_file(), "not a regular file"),
-        (facts.uid() != 0, "not owned by root"),
-        (facts.mode() & 0o022 != 0, "others can write it"),
-    ]);
-    Ok(checked.map_err(Refused::UntrustedPolicy)?)
-}
-
-/// Line and column, each counted from 1, of the byte at `offset`.
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    (before.matches('\n').count() + 1, line.chars().count() + 1)
-}
-
-/// What the fuzz targets check here.
 #[cfg(fuzzing)]
 #[path = "../../tests/fuzz/within/policy.rs"]
 pub mod fuzzing;
