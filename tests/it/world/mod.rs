@@ -56,6 +56,10 @@ pub(crate) struct World {
     inhabitants: RefCell<Vec<Child>>,
 }
 
+/// What `sed -E` does to leave these out.
+pub(crate) const WITHOUT_MEMORY: &str =
+    r"/^\t(map owners|set (owned|connections|to_port|fragments)) \{/,/^$/d";
+
 impl World {
     /// A host on which alice may attach 16 containers, and no other user any.
     pub(crate) fn new() -> World {
@@ -254,10 +258,10 @@ impl World {
         }
     }
 
-    /// The host's ruleset, as nft lists it, without the map `owners`: that remembers each address that
-    /// was ever leased.
+    /// The host's ruleset, as nft lists it, without what remembers each address that was ever leased, and
+    /// without what packets add.
     pub(crate) fn ruleset(&self) -> String {
-        self.sh("nft list ruleset | sed '/^\tmap owners {/,/^$/d'")
+        self.sh(&format!("nft list ruleset | sed -E '{WITHOUT_MEMORY}'"))
     }
 
     /// Everything that a run may change, on the host and inside each container that still lives.
