@@ -109,8 +109,7 @@ fn unprivileged(no_new_privs: bool) -> Result<Option<Unprivileged>> {
     if inside_user_namespace()? {
         return Ok(Some(Unprivileged::InsideUserNamespace));
     }
-    let holds = capability::holds(Capability::CAP_NET_ADMIN);
-    if holds.map_err(failed("reading the capabilities"))? {
+    if capability::holds(Capability::CAP_NET_ADMIN) {
         return Ok(None);
     }
     let nosuid = statvfs("/proc/self/exe").is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID));
@@ -151,7 +150,7 @@ impl Caller {
     pub fn privilege(&self) -> Result<Privilege> {
         match self.unprivileged {
             Some(why) => Err(Failed::Unprivileged(why).into()),
-            None => Ok(Privilege { _private: () }),
+            None => Ok(Privilege(())),
         }
     }
 }
