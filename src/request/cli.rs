@@ -209,10 +209,9 @@ fn which(given: &Matches) -> Result<Which, Usage> {
             Err(Usage::Value("netns", path, "not a path"))
         }
         (None, Some(path)) => Ok(Which::Netns(path.into())),
-        (Some(text), None) => match decimal(&text, 1..=PID_LIMIT) {
-            Some(pid) => Ok(Which::Pid(pid)),
-            None => Err(Usage::Pid(text, PID_LIMIT)),
-        },
+        (Some(text), None) => {
+            decimal(&text, 1..=PID_LIMIT).map(Which::Pid).ok_or(Usage::Pid(text, PID_LIMIT))
+        }
     }
 }
 
