@@ -30,15 +30,14 @@ const LOOPBACK: u32 = 1;
 /// What the parent has the child do.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
-    /// Look the container end up.
     LookUp,
     /// Set the container end up, give it its address and a default route.
     Configure(Configuration),
-    /// Delete the container end, and with it the veth pair.
-    Remove { peer: u32 },
+    Remove {
+        peer: u32,
+    },
 }
 
-/// How to configure the container end.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Configuration {
     /// The index of the host end.
@@ -96,9 +95,7 @@ impl Inside {
     /// Starts the child, which tries to join the target at once. All orders are about the interface of
     /// the name `end`.
     pub fn start(target: &Target, caller: &Caller, end: &IfName) -> Result<Inside> {
-        let child = Child::start(|parent| {
-            let _ = live(parent, target, caller, end);
-        })?;
+        let child = Child::start(|parent| live(parent, target, caller, end))?;
         Ok(Inside { child, at_work: true })
     }
 

@@ -13,6 +13,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use crate::privilege::caller::Caller;
+use crate::privilege::capability;
 use crate::privilege::sys;
 use crate::report::error::{Error, Failed, Refused, Result, Usage};
 use crate::request::cli::{PID_LIMIT, Which};
@@ -136,10 +137,10 @@ fn open_undumpable(directory: &OwnedFd, caller: &Caller, name: &str) -> Result<O
     if fstat(directory).map_err(refused)?.st_uid != caller.uid {
         return Err(refused(Errno::EACCES));
     }
-    let privilege = caller.privilege()?;
-    if !privilege.holds(Capability::CAP_SYS_PTRACE) {
+    if !capability::holds(Capability::CAP_SYS_PTRACE) {
         return Err(Refused::NotDumpable(name.to_owned()).into());
     }
+    let privilege = caller.privilege()?;
     let raised = privilege.raise(Capability::CAP_SYS_PTRACE)?;
     let net = openat(directory, "ns/net", READ, Mode::empty());
     drop(raised);

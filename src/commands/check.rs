@@ -8,7 +8,7 @@ use super::trial;
 use crate::firewall::{self, others};
 use crate::network::{Host, bridge};
 use crate::privilege::caller::Caller;
-use crate::privilege::capability::Privilege;
+use crate::privilege::capability::{self, Privilege};
 use crate::report;
 use crate::report::dns::Dns;
 use crate::report::error::{Failed, Result};
@@ -49,7 +49,7 @@ pub fn check(caller: &Caller) -> Result<()> {
     let mut findings = Findings::default();
     let privilege =
         findings.note("installation", caller.privilege(), |_| "it has its privilege".to_owned());
-    let whole = privilege.as_ref().is_some_and(|p| p.holds(Capability::CAP_SYS_PTRACE));
+    let whole = privilege.is_some() && capability::holds(Capability::CAP_SYS_PTRACE);
     if privilege.is_some() && !whole {
         findings.add(
             WARN,

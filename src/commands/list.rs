@@ -1,8 +1,8 @@
 //! Who has which address: read from the kernel's links, which are the leases. Only published ports take a
 //! capability, as the kernel shows them to CAP_NET_ADMIN alone.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
 
@@ -124,9 +124,8 @@ fn leases(netlink: &mut Netlink, home: Option<Cidr>) -> Result<Vec<(Cidr, Link)>
 /// namespace knows the other.
 fn processes(netlink: &mut Netlink) -> BTreeMap<i32, u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
-    let mut pids: Vec<u32> =
+    let pids: BTreeSet<u32> =
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
     let mut first = BTreeMap::new();
     for pid in pids {
         if let Ok(Some(id)) = link::namespace_id(netlink, Namespace::Pid(pid)) {
@@ -140,17 +139,17 @@ fn as_table(list: &List) -> String {
     let head = ["ADDRESS", "USER", "HOST INTERFACE", "INTERFACE", "CONTAINER", "PORTS"];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(list.leases.iter().map(|lease| {
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let process = lease.pid.map(|pid| format!("pid {pid}"));
         let ports: Vec<_> = lease.port_mappings.iter().map(ToString::to_string).collect();
         [
             lease.address.clone(),
             lease.user.clone(),
             lease.host_interface.clone(),
-            or_dash(lease.interface.clone()),
-            or_dash(lease.container.clone().or(process)),
-            or_dash(Some(ports.join(" ")).filter(|ports| !ports.is_empty())),
+            lease.interface.clone().unwrap_or_default(),
+            lease.container.clone().or(process).unwrap_or_default(),
+            ports.join(" "),
         ]
+        .map(|cell| if cell.is_empty() { "-".to_owned() } else { cell })
     }));
     let mut widths = [0; 6];
     for row in &rows {

@@ -41,7 +41,7 @@ const INITIAL_USER_NAMESPACE: u64 = 0xeffffffd;
 #[derive(Debug)]
 pub struct Caller {
     pub uid: u32,
-    unprivileged: Option<Unprivileged>,
+    privilege: Result<(), Unprivileged>,
 }
 
 /// Becomes the caller for good, and proves it. After an error the process must end.
@@ -71,7 +71,7 @@ pub fn become_caller() -> Result<Caller> {
     sys::clear_environment();
     umask(Mode::from_bits_truncate(0o077));
     set_limits().map_err(failed("setting resource limits"))?;
-    Ok(Caller { uid: uid.as_raw(), unprivileged: unprivileged(no_new_privs)? })
+    Ok(Caller { uid: uid.as_raw(), privilege: privilege(no_new_privs)? })
 }
 
 fn set_limits() -> nix::Result<()> {
@@ -103,26 +103,24 @@ fn prove(uid: Uid, gid: Gid) -> Result<()> {
     .map_err(failed(PROOF))
 }
 
-/// Why the process lacks its privilege, if it does. The user namespace is the first question:
+/// Whether the process has its privilege, or why not. The user namespace is the first question:
 /// inside one the process can hold every capability, and none of them counts on the host.
-fn unprivileged(no_new_privs: bool) -> Result<Option<Unprivileged>> {
+fn privilege(no_new_privs: bool) -> Result<Result<(), Unprivileged>> {
     if inside_user_namespace()? {
-        return Ok(Some(Unprivileged::InsideUserNamespace));
+        return Ok(Err(Unprivileged::InsideUserNamespace));
     }
-    let holds = capability::holds(Capability::CAP_NET_ADMIN);
-    if holds.map_err(failed("reading the capabilities"))? {
-        return Ok(None);
+    if capability::holds(Capability::CAP_NET_ADMIN) {
+        return Ok(Ok(()));
     }
     let nosuid = statvfs("/proc/self/exe").is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let is_traced = |line: &str| line.starts_with("TracerPid:") && !line.ends_with("\t0");
-    let why = first_of(&[
+    Ok(first_of(&[
         (status.lines().any(is_traced), Unprivileged::Traced),
         (no_new_privs, Unprivileged::NoNewPrivs),
         (nosuid, Unprivileged::NoSuidMount),
         (true, Unprivileged::NotSetuid),
-    ]);
-    Ok(why.err())
+    ]))
 }
 
 fn inside_user_namespace() -> Result<bool> {
@@ -134,7 +132,7 @@ fn inside_user_namespace() -> Result<bool> {
 impl Caller {
     #[cfg(test)]
     pub(crate) fn for_test(uid: u32) -> Caller {
-        Caller { uid, unprivileged: None }
+        Caller { uid, privilege: Ok(()) }
     }
 
     pub fn is_root(&self) -> bool {
@@ -149,10 +147,8 @@ impl Caller {
 
     /// The privilege that the installation gave, or why there is none.
     pub fn privilege(&self) -> Result<Privilege> {
-        match self.unprivileged {
-            Some(why) => Err(Failed::Unprivileged(why).into()),
-            None => Ok(Privilege { _private: () }),
-        }
+        self.privilege.map_err(Failed::Unprivileged)?;
+        Ok(Privilege(()))
     }
 }
 
@@ -162,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_caller_without_privilege_is_told_why_each_time() {
-        let caller = Caller { unprivileged: Some(Unprivileged::Traced), ..Caller::for_test(1000) };
+        let caller = Caller { privilege: Err(Unprivileged::Traced), ..Caller::for_test(1000) };
         for _ in 0..2 {
             let why = caller.privilege().unwrap_err().to_string();
             assert!(why.starts_with("run under a tracer: "), "{why}");

@@ -57,15 +57,13 @@ pub(super) fn is_cut() -> nix::Result<bool> {
 }
 
 /// Whether the process can bring `capability` into effect.
-pub(super) fn holds(capability: Capability) -> nix::Result<bool> {
-    Ok(capabilities()?.permitted & capability.bitmask() != 0)
+pub fn holds(capability: Capability) -> bool {
+    capabilities().is_ok_and(|held| held.permitted & capability.bitmask() != 0)
 }
 
 /// The right to raise the capabilities that the process holds.
 #[derive(Debug)]
-pub struct Privilege {
-    pub(super) _private: (),
-}
+pub struct Privilege(pub(super) ());
 
 impl Privilege {
     /// Brings `capability` into effect until the answer is dropped.
@@ -74,10 +72,6 @@ impl Privilege {
         change(|held| Capabilities { effective: held.effective | bit, ..held })
             .map_err(failed("raising a capability"))?;
         Ok(Raised(bit))
-    }
-
-    pub fn holds(&self, capability: Capability) -> bool {
-        holds(capability).unwrap_or(false)
     }
 
     /// Gives `capability` up for good. After an error the process must end.

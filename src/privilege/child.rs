@@ -52,7 +52,7 @@ pub struct Child {
 
 impl Child {
     /// Forks. The child runs `life` with its end of the channel, and exits.
-    pub fn start(life: impl FnOnce(&Channel)) -> Result<Child> {
+    pub fn start<T>(life: impl FnOnce(&Channel) -> T) -> Result<Child> {
         let kind = SockType::SeqPacket;
         let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)
             .map_err(not_started)?;

@@ -64,10 +64,8 @@ impl Arguments {
 /// anything here.
 pub fn reset_signals() {
     for number in 1..=libc::SIGSYS {
-        let action = match number {
-            libc::SIGPIPE | libc::SIGXFSZ => libc::SIG_IGN,
-            _ => libc::SIG_DFL,
-        };
+        let ignored = matches!(number, libc::SIGPIPE | libc::SIGXFSZ);
+        let action = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: neither action runs code of ours. SIGKILL and SIGSTOP answer EINVAL, which
         // changes nothing.
         unsafe { libc::signal(number, action) };
@@ -85,8 +83,7 @@ pub fn open_standard_descriptors() -> nix::Result<()> {
         // SAFETY: asks for the flags of a number; nothing is dereferenced.
         let closed = unsafe { libc::fcntl(descriptor, libc::F_GETFD) } == -1;
         if closed {
-            // The kernel gives the lowest free number. That is `descriptor`, as all below it are
-            // open.
+            // The kernel gives the lowest free number: `descriptor`, as all below it are open.
             let file = open(c"/dev/null", mode | OFlag::O_NOFOLLOW, Mode::empty())?;
             let _ = file.into_raw_fd();
         }
@@ -195,8 +192,7 @@ pub fn interface_exists(socket: impl AsFd, index: u32) -> nix::Result<bool> {
     })
 }
 
-/// Whether an interface with the name or the alternative name `name` exists, in the network
-/// namespace that `socket` was opened in (`SIOCGIFINDEX`, `netdevice(7)`).
+/// Likewise with the name or the alternative name `name` (`SIOCGIFINDEX`, `netdevice(7)`).
 ///
 /// Neither CAP_NET_ADMIN nor CAP_SYS_MODULE may be in effect: with one of them the kernel loads a
 /// module for a name that it does not know (`dev_load`, `net/core/dev_ioctl.c`).

@@ -17,8 +17,7 @@ pub struct CniResult<'a> {
     ips: [Value; 1],
     routes: [Value; 1],
     dns: Dns,
-    /// The published ports. The form is that of CNI's conventions; the specification has no such
-    /// field.
+    /// The form is that of CNI's conventions; the specification has no such field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     port_mappings: Vec<Mapping>,
 }

@@ -17,7 +17,6 @@ use crate::request::ports::Mapping;
 /// The result of every step of a run.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a run failed.
 #[derive(Debug, Error)]
 pub enum Error {
     #[error("usage: {0}; see netsetgo -help")]
@@ -141,7 +140,6 @@ pub enum Unprivileged {
     InsideUserNamespace,
 }
 
-/// What could not be done.
 #[derive(Debug, Error)]
 pub enum Failed {
     // How the program was installed or called.
@@ -247,20 +245,16 @@ pub enum Failed {
     )]
     NoFreePort(Mapping),
 
-    // Name service.
+    // The report, and what it needs.
     #[error(
         "-resolvconf: no name server that a container can reach is known; ask the admin to \
          name one in the policy (dns = [\"...\"])"
     )]
     NoNameServer,
-
-    // The check.
     #[error("making a user and a network namespace: {0}; see the findings on namespaces above")]
     Trial(Errno),
     #[error("this machine is not ready: {0} of the findings above would keep you from attaching")]
     NotReady(usize),
-
-    // The report.
     #[error("standard output: {0}")]
     Output(Errno),
 }

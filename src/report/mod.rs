@@ -19,7 +19,6 @@ use self::error::{Error, Failed, Result};
 /// How long the reader of a full standard output that does not block may take, in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Prints `what` as one line of JSON.
 pub fn print_json(what: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(what).map_err(|_| Failed::Output(Errno::EINVAL))?;
     print(&(text + "\n"))
@@ -38,11 +37,8 @@ fn write_all(file: impl AsFd, mut bytes: &[u8]) -> nix::Result<()> {
             Ok(0) => return Err(Errno::ENOSPC),
             Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
+            Err(Errno::EAGAIN) if Instant::now() < end => {
                 let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(Errno::EAGAIN);
-                }
                 let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
                 // The next write tells what the wait has changed.
                 let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], timeout);

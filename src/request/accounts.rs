@@ -10,7 +10,6 @@ const LARGEST: u64 = 16 << 20;
 pub const PASSWD: &str = "/etc/passwd";
 pub const GROUP: &str = "/etc/group";
 
-/// The text of one of the two.
 pub fn text_of(path: &str) -> Result<String> {
     let bytes = read::open_regular(path).and_then(|file| read::at_most(LARGEST, file));
     let bytes = bytes.map_err(|error| Failed::File(path.into(), error))?;
@@ -38,12 +37,10 @@ pub fn in_group(name: &str, gids: &[u32], user: &str, group: &str) -> bool {
     })
 }
 
-/// The fields of each line.
 fn entries(text: &str) -> impl Iterator<Item = Vec<&str>> {
     text.lines().map(|line| line.split(':').collect())
 }
 
-/// The number of a user or group.
 fn id(entry: &[&str]) -> Option<u32> {
     entry.get(2)?.parse().ok()
 }

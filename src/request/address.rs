@@ -19,7 +19,6 @@ impl Cidr {
         (prefix <= 32).then_some(Cidr { ip, prefix })
     }
 
-    /// The bits of the network part, set.
     fn mask(self) -> u32 {
         u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
     }
@@ -42,8 +41,7 @@ impl Cidr {
         self.contains(other.network()) || other.contains(self.network())
     }
 
-    /// Whether a host of this subnet can have `ip`: it is in the subnet, and is not the network's own
-    /// address and not the broadcast address.
+    /// Whether a host of this subnet can have `ip`.
     pub fn is_host(self, ip: Ipv4Addr) -> bool {
         self.contains(ip) && ip != self.network() && ip != self.broadcast()
     }
@@ -58,7 +56,6 @@ impl fmt::Display for Cidr {
 impl FromStr for Cidr {
     type Err = &'static str;
 
-    /// Reads `A.B.C.D/P`; both parts are needed.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split_once('/')
             .and_then(|(ip, prefix)| Cidr::new(ip.parse().ok()?, canonical(prefix)?))

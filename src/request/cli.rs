@@ -164,14 +164,16 @@ fn attach(given: &Matches) -> Result<Attach, Usage> {
         add(&mut publish, publication)?;
     }
     let named = |number| value(given, "vethNamePrefix", |prefix| end(prefix, number));
-    let container_end = value(given, "ifname", str::parse)?.or(named(1)?);
+    let (prefixed, ifname) = (named(1)?, value(given, "ifname", str::parse)?);
     Ok(Attach {
         bridge_name: value(given, "bridgeName", str::parse)?,
         bridge_address: value(given, "bridgeAddress", str::parse)?,
         container_address: value(given, "containerAddress", str::parse)?,
         host_end: named(0)?,
-        container_end: container_end.unwrap_or(IfName::literal("veth1")),
-        mtu: value(given, "mtu", mtu)?,
+        container_end: ifname.or(prefixed).unwrap_or(IfName::literal("veth1")),
+        mtu: value(given, "mtu", |text| {
+            decimal(text, 68..=65535).ok_or("not an MTU between 68 and 65535")
+        })?,
         loopback: given.opt_present("lo"),
         wait: value(given, "wait", seconds)?.unwrap_or(Duration::from_secs(2)),
         publish,
@@ -207,10 +209,9 @@ fn which(given: &Matches) -> Result<Which, Usage> {
             Err(Usage::Value("netns", path, "not a path"))
         }
         (None, Some(path)) => Ok(Which::Netns(path.into())),
-        (Some(text), None) => match decimal(&text, 1..=PID_LIMIT) {
-            Some(pid) => Ok(Which::Pid(pid)),
-            None => Err(Usage::Pid(text, PID_LIMIT)),
-        },
+        (Some(text), None) => {
+            decimal(&text, 1..=PID_LIMIT).map(Which::Pid).ok_or(Usage::Pid(text, PID_LIMIT))
+        }
     }
 }
 
@@ -233,10 +234,6 @@ fn end(prefix: &str, number: u8) -> Result<IfName, &'static str> {
 fn decimal<T: FromStr + PartialOrd>(text: &str, range: RangeInclusive<T>) -> Option<T> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|number| plain && range.contains(number))
-}
-
-fn mtu(text: &str) -> Result<u32, &'static str> {
-    decimal(text, 68..=65535).ok_or("not an MTU between 68 and 65535")
 }
 
 /// A number of seconds, with a fraction or without.

@@ -12,14 +12,11 @@ use crate::request::policy::{Grant, PREFIXES, Policy};
 impl Grant {
     /// What the policy grants the caller. Root is granted everything.
     pub fn of(caller: &Caller) -> Result<Grant> {
-        let policy = match Policy::load()? {
-            Some(policy) => policy,
-            None if caller.is_root() => Policy::default(),
-            None => return Err(Refused::NoPolicy.into()),
-        };
+        let policy = Policy::load()?;
         if caller.is_root() {
-            return Ok(policy.network);
+            return Ok(policy.unwrap_or_default().network);
         }
+        let policy = policy.ok_or(Refused::NoPolicy)?;
         let uid = caller.uid;
         let (passwd, group) = match policy.has_names() {
             true => (text_of(PASSWD)?, text_of(GROUP)?),

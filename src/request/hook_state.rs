@@ -95,7 +95,6 @@ impl State {
     }
 }
 
-/// Reads the value of an annotation as the value of the option of that name.
 fn value<T: FromStr<Err = &'static str>>(name: &str, text: &str) -> Result<T> {
     text.parse().map_err(|why| wrong(format!("annotation {OURS}{name} {text:?}: {why}")))
 }

@@ -163,7 +163,6 @@ pub struct Allow {
     /// How many containers each of these users may have attached at once.
     #[serde(default = "default_links", deserialize_with = "between::<0, MOST_LINKS, _>")]
     pub links: u32,
-    /// The host ports that they may publish.
     #[serde(default)]
     pub publish: Vec<Granted>,
 }

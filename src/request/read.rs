@@ -16,18 +16,15 @@ pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
 /// Opens a regular file for reading. Any other kind is an error.
 pub fn open_regular(path: impl AsRef<Path>) -> io::Result<File> {
     let file = open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("not a regular file")),
-    }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 /// Reads to the end. More than `most` bytes are an error.
 pub fn at_most(most: u64, source: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(most + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > most {
-        true => Err(io::Error::other(format!("larger than {most} bytes"))),
-        false => Ok(bytes),
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("larger than {most} bytes")));
     }
+    Ok(bytes)
 }
