@@ -94,10 +94,9 @@ impl FromStr for Publication {
         };
         let ip = ip.map_err(|_| "the part before the host port is not an IPv4 address")?;
         let host_ip = Some(ip).filter(|ip| !ip.is_unspecified());
-        let container = range(container)
-            .filter(|ports| *ports.start() != 0)
+        let container = range(container, 1)
             .ok_or("the container port is not between 1 and 65535, and not a range FIRST-LAST")?;
-        let host = range(host)
+        let host = range(host, 0)
             .ok_or("the host port is not between 0 and 65535, and not a range FIRST-LAST")?;
         if *host.start() == 0 && host != (0..=0) {
             return Err("the host port 0, for any that is free, cannot begin a range");
@@ -111,10 +110,11 @@ impl FromStr for Publication {
     }
 }
 
-/// Reads a port, or a range of them with the lower one first.
-fn range(text: &str) -> Option<RangeInclusive<u16>> {
+/// Reads a port, or a range of them with the lower one first; none is below `least`.
+fn range(text: &str, least: u16) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    Some(canonical(first)?..=canonical(last)?).filter(|range| !range.is_empty())
+    let range = canonical(first)?..=canonical(last)?;
+    Some(range).filter(|range| !range.is_empty() && *range.start() >= least)
 }
 
 /// Ports that the policy grants: an entry of `publish = [...]`.
@@ -132,9 +132,8 @@ impl FromStr for Granted {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let ports = range(text)
-            .filter(|ports| *ports.start() != 0)
-            .ok_or("not a port between 1 and 65535, and not a range FIRST-LAST")?;
+        let ports =
+            range(text, 1).ok_or("not a port between 1 and 65535, and not a range FIRST-LAST")?;
         // So the admin grants low ports only by naming them.
         if *ports.start() < FIRST_USER_PORT && *ports.end() >= FIRST_USER_PORT {
             return Err("a range across 1024; list the ports below 1024 on their own");
