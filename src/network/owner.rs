@@ -40,6 +40,11 @@ impl History {
         })
     }
 
+    /// The addresses of this user at which something is published.
+    pub fn publishing(&self, uid: u32) -> impl Iterator<Item = Ipv4Addr> {
+        self.publishing.iter().copied().filter(move |ip| self.owners.get(ip) == Some(&uid))
+    }
+
     /// What [`claim`] would have to do for this address, the cheapest first: nothing, remove published
     /// ports of the same user, remove all that another user left.
     pub fn cost(&self, ip: Ipv4Addr, wanted: &Wanted) -> u32 {

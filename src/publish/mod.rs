@@ -13,6 +13,7 @@ mod encode;
 mod plan;
 pub mod remove;
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -21,13 +22,15 @@ use self::plan::{Plan, Ports, check_granted, plan};
 use self::remove::prune;
 use crate::firewall::{LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic_mending, set_owner};
 use crate::kernel::conntrack;
+use crate::kernel::link::By;
 use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::sock_diag::Places;
 use crate::network::Host;
-use crate::network::lease::{self, Lease, Wanted};
-use crate::network::owner::last_user;
+use crate::network::lease::{self, Lease, Wanted, index_of};
+use crate::network::owner::{History, last_user};
 use crate::network::take::NAP;
-use crate::report::error::{Error, Failed, Result, Usage};
+use crate::report::error::{Error, Failed, Refused, Result, Usage};
+use crate::request::policy::Grant;
 use crate::request::ports::{MOST_PORTS, Mapping, Protocol};
 
 /// With more ports than this, a run first removes those of containers that are gone. So these stay few,
@@ -57,9 +60,30 @@ pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()
             Err(Error::Failed(Failed::PortPublished(..))) if Instant::now() < deadline => {
                 target.sleep(NAP.min(deadline.saturating_duration_since(Instant::now())))?;
             }
-            planned => return planned.map(drop),
+            planned => return check_quota(host, grant, planned?.added.len(), own),
         }
     }
+}
+
+/// Checks that so many ports more are within the caller's quota, and within what one container can have.
+fn check_quota(host: &mut Host, grant: &Grant, added: usize, own: Option<Ipv4Addr>) -> Result<()> {
+    let mut holders = HashMap::new();
+    for ip in History::read(host)?.publishing(grant.uid) {
+        holders.extend(host.link(By::Index(index_of(ip)))?.map(|link| (ip, link.name)));
+    }
+    // Most often the user publishes nothing else, and the ports of others are not read.
+    let ports = if holders.is_empty() { Vec::new() } else { host.elements(&PORTS)? };
+    let held = |port: &&Element| {
+        leads_to(port).and_then(|ip| holders.get(&ip)).is_some_and(|name| *name == port.comment)
+    };
+    let used: Vec<_> = ports.iter().filter(held).filter_map(leads_to).collect();
+    if grant.ports.try_into().is_ok_and(|most: usize| used.len() + added > most) {
+        return Err(Refused::PortQuota(grant.ports, grant.uid).into());
+    }
+    if used.iter().filter(|ip| Some(**ip) == own).count() + added > MOST_PORTS {
+        return Err(Failed::ManyPorts(MOST_PORTS).into());
+    }
+    Ok(())
 }
 
 /// Publishes what is wanted for a lease whose bridge port is open. Gives them with the host ports that were
@@ -92,13 +116,7 @@ pub fn publish(host: &mut Host, wanted: &Wanted, lease: &Lease) -> Result<Vec<Ma
         if plan.added.is_empty() {
             return Ok(Step::Done(plan));
         }
-        if is_published(host, ip)? {
-            let own =
-                host.elements(&PORTS)?.iter().filter(|port| leads_to(port) == Some(ip)).count();
-            if own + plan.added.len() > MOST_PORTS {
-                return Err(Failed::ManyPorts(MOST_PORTS).into());
-            }
-        }
+        check_quota(host, grant, plan.added.len(), Some(ip))?;
         Ok(Step::Commit(addition(ip, &plan.added, lease), plan))
     })?;
     // What is published stays so, also where the flows cannot be looked up or forgotten.

@@ -108,6 +108,11 @@ pub enum Refused {
          (publish = [\"8000-8999\"])"
     )]
     NoPorts(u32),
+    #[error(
+        "-publish: uid {1} may have {0} host ports published at once; stop a container that \
+         publishes some, or ask the admin for more (ports in the policy)"
+    )]
+    PortQuota(u32, u32),
     #[error("-publish: the policy has nat = false, so the host forwards nothing")]
     NoNat,
     #[error(

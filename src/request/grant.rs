@@ -7,7 +7,7 @@ use crate::report::error::{Failed, Refused, Result, first_of};
 use crate::request::accounts::{GROUP, PASSWD, text_of};
 use crate::request::address::Cidr;
 use crate::request::cli::Attach;
-use crate::request::policy::{Grant, PREFIXES, Policy};
+use crate::request::policy::{Allow, Grant, PREFIXES, Policy};
 
 impl Grant {
     /// What the policy grants the caller. Root is granted everything.
@@ -24,8 +24,8 @@ impl Grant {
         };
         let entry = policy.entry(uid, &caller.gids()?, &passwd, &group);
         let entry = entry.filter(|entry| entry.links > 0).ok_or(Refused::NotAllowed(uid))?;
-        let (links, publish) = (entry.links, Some(entry.publish.clone()));
-        Ok(Grant { uid, links, publish, ..policy.network })
+        let Allow { links, ports, ref publish, .. } = *entry;
+        Ok(Grant { uid, links, ports, publish: Some(publish.clone()), ..policy.network })
     }
 
     /// The same, with the bridge and its address as the request has them. Of the addresses, this

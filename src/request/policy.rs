@@ -73,6 +73,9 @@ pub struct Grant {
     /// The host ports that the caller may publish. `None` means every port.
     #[serde(skip)]
     pub publish: Option<Vec<Granted>>,
+    /// How many host ports the caller may have published at once.
+    #[serde(skip)]
+    pub ports: u32,
 }
 
 impl Default for Grant {
@@ -92,6 +95,7 @@ impl Default for Grant {
             fragments: 3,
             uid: 0,
             links: MOST_LINKS,
+            ports: u32::MAX,
             publish: None,
         }
     }
@@ -165,10 +169,17 @@ pub struct Allow {
     pub links: u32,
     #[serde(default)]
     pub publish: Vec<Granted>,
+    /// How many host ports each of them may have published at once.
+    #[serde(default = "default_ports", deserialize_with = "between::<0, 65535, _>")]
+    pub ports: u32,
 }
 
 fn default_links() -> u32 {
     16
+}
+
+fn default_ports() -> u32 {
+    64
 }
 
 /// Reads a whole number in this range. An error has its place in the file.

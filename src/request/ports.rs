@@ -17,7 +17,7 @@ pub const MOST_PORTS: usize = 1024;
 const FIRST_USER_PORT: u16 = 1024;
 
 /// Of these root gets a free port: they are for temporary use (RFC 6335, "Dynamic Ports").
-pub const DYNAMIC_PORTS: Granted = Granted(49152..=65535);
+pub const DYNAMIC_PORTS: Granted = Granted(61000..=65535);
 
 /// A transport protocol whose ports can be published, by its number (IANA, "Protocol Numbers").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
