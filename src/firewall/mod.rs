@@ -23,10 +23,9 @@ use self::tables::*;
 pub use self::tables::{LIVE, NAME, OWNERS, PORTS, PUBLISHING};
 pub use self::transaction::{Step, optimistic, optimistic_mending};
 pub use self::verify::Seen;
-use crate::kernel::conntrack;
 use crate::kernel::link::{By, Link};
 use crate::kernel::nftables::Batch;
-use crate::network::lease::{address_of, index_of, owner_of};
+use crate::network::lease::{address_of, owner_of};
 use crate::network::pool::Pool;
 use crate::network::{Host, bridge};
 use crate::report::error::Result;
@@ -88,7 +87,9 @@ fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
             if !seen.whole {
                 let remembers = seen.remembers && !from_scratch;
                 if !remembers {
-                    forget_flows_of_free_addresses(host, grant.address)?;
+                    // Without the memory of their owners, any user may get them next.
+                    let subnet = grant.address;
+                    host.forget_flows_of_free(|ip| subnet.is_host(ip) && ip != subnet.ip)?;
                 }
                 add_tables(&mut batch, &seen.setup, from_scratch);
                 add_network(&mut batch, grant, &subnets(host, grant)?);
@@ -136,7 +137,7 @@ fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
         batch.flush(set);
     }
     // Each of their elements has the limit of an earlier policy.
-    for set in [&CONNECTIONS, &TO_PORT, &FRAGMENTS] {
+    for set in [&CONNECTIONS, &TO_PORT, &TO_HOST_ICMP, &FRAGMENTS] {
         batch.flush(set);
     }
     batch.add(&BRIDGES, &[elements::bridge(&grant.bridge)]);
@@ -177,17 +178,6 @@ pub fn set_owner(batch: &mut Batch, ip: Ipv4Addr, uid: u32) {
 pub fn unset_owner(batch: &mut Batch, ip: Ipv4Addr, uid: u32) {
     batch.delete(&OWNERS, &[elements::owner(ip, uid)]);
     batch.delete(&OWNED, &[elements::owned(ip, uid)]);
-}
-
-/// Makes the kernel forget the flows of addresses that no container uses: without the memory of their
-/// owners, any user may get them next.
-fn forget_flows_of_free_addresses(host: &mut Host, subnet: Cidr) -> Result<()> {
-    let read = |netlink: &mut _| {
-        conntrack::of_containers(netlink, |ip| subnet.is_host(ip) && ip != subnet.ip)
-    };
-    host.forget_flows(read, |host, ip| {
-        Ok(host.link(By::Index(index_of(ip)))?.is_none_or(|link| !link.up))
-    })
 }
 
 /// The subnets of containers: this network's, and those of the other bridges that are in the tables.
@@ -234,7 +224,7 @@ mod tests {
                 .hash(&mut hasher);
         }
         // Raise the version, and then write here what the rules are now.
-        assert_eq!((setup().version()[0], hasher.finish()), (8, 8_576_803_685_123_252_227));
+        assert_eq!((setup().version()[0], hasher.finish()), (8, 16_437_711_409_888_464_768));
     }
 
     #[test]

@@ -301,7 +301,7 @@ const NAT: [Rules; 15] = [
 ];
 
 #[rustfmt::skip]
-const LIMITS: [Rules; 5] = [
+const LIMITS: [Rules; 6] = [
     rule(&ARRIVING, "fragments of a container take the memory that the host reassembles with",
         |_| [ipv4(), any_of(IP_FRAGMENT, IS_FRAGMENT), within(&[IIFNAME], &BRIDGES),
             jump(&IN_FRAGMENTS)].concat()),
@@ -313,6 +313,9 @@ const LIMITS: [Rules; 5] = [
         |setup| [ipv4(), more_connections(&[SADDR], &CONNECTIONS, setup.connections), drop()].concat()),
     rule(&BEGINNING, "more of them to one port than the policy says (connections_to_port)",
         |setup| [ipv4(), more_connections(&[SADDR, DADDR, L4PROTO, DPORT], &TO_PORT,
+            setup.connections_to_port), drop()].concat()),
+    rule(&BEGINNING, "as many pings of one host: an id is their port",
+        |setup| [is(L4PROTO, &[ICMP]), ipv4(), more_connections(&[SADDR, DADDR], &TO_HOST_ICMP,
             setup.connections_to_port), drop()].concat()),
 ];
 

@@ -95,9 +95,9 @@ mod chains {
 mod sets {
     use super::*;
 
-    pub const SETS: [&Set; 16] = [
+    pub const SETS: [&Set; 17] = [
         &BRIDGES, &WITHIN, &SUBNETS, &OWNERS, &OWNED, &PUBLISHING, &PORTS, &LIVE, &NAME_SERVERS,
-        &PROTOCOLS, &CONNECTIONS, &TO_PORT, &FRAGMENTS, &LEASES, &ADDRESSES, &USERS,
+        &PROTOCOLS, &CONNECTIONS, &TO_PORT, &TO_HOST_ICMP, &FRAGMENTS, &LEASES, &ADDRESSES, &USERS,
     ];
 
     pub const BRIDGES: Set = set(ROUTED, "bridges", &[IfName], "the bridges of containers");
@@ -140,6 +140,9 @@ mod sets {
 
     pub const TO_PORT: Set = set(ROUTED, "to_port", &[Ipv4, Ipv4, Protocol, Port],
         "how many of them go to the same remote port").by_rules(1 << 20);
+
+    pub const TO_HOST_ICMP: Set = set(ROUTED, "to_host_icmp", &[Ipv4, Ipv4],
+        "how many of them ping the same host").by_rules(1 << 20);
 
     pub const FRAGMENTS: Set = set(ROUTED, "fragments", &[Ipv4],
         "how many fragments each container sends").by_rules(1 << 16);

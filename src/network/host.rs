@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use caps::Capability;
 use nix::errno::Errno;
 
-use super::lease::is_of_a_lease;
+use super::lease::{index_of, is_of_a_lease};
 use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::link::{self, By, Kind, Link};
 use crate::kernel::netlink::{self, Netlink};
@@ -118,6 +118,14 @@ impl Host<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Makes the kernel forget the flows of those of these addresses that no container uses.
+    pub fn forget_flows_of_free(&mut self, these: impl Fn(Ipv4Addr) -> bool) -> Result<()> {
+        self.forget_flows(
+            |netlink| conntrack::of_containers(netlink, these),
+            |host, ip| Ok(host.link(By::Index(index_of(ip)))?.is_none_or(|link| !link.up)),
+        )
     }
 
     /// Writes one of the kernel's switches for networks, which takes CAP_NET_ADMIN

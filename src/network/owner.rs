@@ -13,6 +13,7 @@ use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::{conntrack, route};
 use crate::publish;
 use crate::report::error::{Failed, Result};
+use crate::request::policy::Grant;
 use crate::target::Target;
 
 /// The uid of the user who had the address last. `None`: no user had it since the tables were made.
@@ -73,6 +74,9 @@ pub fn claim(host: &mut Host, wanted: &Wanted, lease: &Lease, bridge: u32) -> Re
     }
     // A packet that waits for the address to be resolved has passed the firewall already.
     forget_neighbour(host, bridge, ip)?;
+    if wanted.request.container_address.is_some() {
+        forget_flows_of_many(host, grant, uid)?;
+    }
     if last == Some(uid) {
         return Ok(());
     }
@@ -92,6 +96,16 @@ pub fn claim(host: &mut Host, wanted: &Wanted, lease: &Lease, bridge: u32) -> Re
         set_owner(&mut batch, ip, uid);
         Ok(Step::Commit(batch, ()))
     })
+}
+
+/// Makes the kernel forget the flows of a user's dead containers, if the user had more addresses than
+/// there are links in the quota. Each address may have a number of flows, and these last for days. A user
+/// gets so many addresses only by asking for them one by one.
+fn forget_flows_of_many(host: &mut Host, grant: &Grant, uid: u32) -> Result<()> {
+    let mut owners = History::read(host)?.owners;
+    owners.retain(|_, owner| *owner == uid);
+    let many = u32::try_from(owners.len()).is_ok_and(|count| count > grant.links);
+    if many { host.forget_flows_of_free(|ip| owners.contains_key(&ip)) } else { Ok(()) }
 }
 
 /// Whether the bridge port of `lease` is closed yet. Once it is open, another run for the same container
