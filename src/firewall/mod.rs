@@ -138,7 +138,7 @@ fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
     for subnet in subnets {
         batch.add(&SUBNETS, &elements::subnet(*subnet));
         if PREFIXES.contains(&subnet.prefix) {
-            let pool = Pool::of(*subnet);
+            let pool = Pool(*subnet);
             batch.add(&LEASES, &pool.all().map(elements::lease).collect::<Vec<_>>());
             batch.add(&ADDRESSES, &elements::addresses(pool));
         }

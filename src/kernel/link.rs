@@ -17,6 +17,7 @@ use nix::libc::{
 
 use crate::kernel::answer;
 use crate::kernel::netlink::{Change, Error, Netlink, Result, found};
+use crate::privilege::sys;
 use crate::request::address::{IfName, Mac};
 
 /// What this program needs to know of an interface.
@@ -85,32 +86,41 @@ pub fn message(by: By, mut attributes: Vec<LinkAttribute>) -> LinkMessage {
     message
 }
 
-/// Leaves counters out of an answer: this program does not need them, and they are most of the work.
-fn skip_counters() -> LinkAttribute {
-    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+/// Whether there is such an interface. Unlike [`get`] this takes no lock in the kernel, so it costs
+/// little and never waits. CAP_NET_ADMIN and CAP_SYS_MODULE must not be in effect.
+pub fn exists(netlink: &Netlink, by: By) -> Result<bool> {
+    let exists = match by {
+        By::Index(index) => sys::interface_exists(&netlink.socket, index),
+        By::Name(name) => sys::interface_name_exists(&netlink.socket, name.as_str()),
+    };
+    exists.map_err(|errno| Error::Kernel(errno, 0))
+}
+
+/// The question for an interface, with these attributes. Counters are left out of the answer: this
+/// program does not need them, and they are most of the work.
+fn question(by: By, mut attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message(by, attributes))
 }
 
 /// Looks an interface up; `None` when there is none.
 pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>> {
-    let question = RouteNetlinkMessage::GetLink(message(by, vec![skip_counters()]));
-    Ok(found(netlink.ask(question))?.map(Answer::into))
+    Ok(found(netlink.ask(question(by, Vec::new())))?.map(Answer::into))
 }
 
 /// All interfaces of this kind.
 pub fn all(netlink: &mut Netlink, kind: Kind) -> Result<Vec<Link>> {
     let filter = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
-    let question =
-        RouteNetlinkMessage::GetLink(message(By::Index(0), vec![skip_counters(), filter]));
-    Ok(netlink.ask_all(question)?.into_iter().map(Answer::into).collect())
+    let answers = netlink.ask_all(question(By::Index(0), vec![filter]))?;
+    Ok(answers.into_iter().map(Answer::into).collect())
 }
 
 /// The name of the peer of `link` in its own network namespace, if the calling process may ask there:
 /// the owner of the user namespace may.
 pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
     let namespace = LinkAttribute::IfNetnsId(link.peer_namespace?);
-    let question = message(By::Index(link.peer?), vec![namespace, skip_counters()]);
-    let answer: Answer = netlink.ask(RouteNetlinkMessage::GetLink(question)).ok()?;
-    let inside = Link::from(answer);
+    let question = question(By::Index(link.peer?), vec![namespace]);
+    let inside = Link::from(netlink.ask(question).ok()?);
     (inside.peer == Some(link.index)).then_some(inside.name)
 }
 

@@ -10,9 +10,10 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use super::Host;
+use super::take::NAP;
 use crate::inside::End;
 use crate::kernel::link::{self, By, Kind, Link, Namespace};
-use crate::report::error::{Error, Failed, Result};
+use crate::report::error::{Error, Failed, Refused, Result};
 use crate::request::address::{Cidr, IfName};
 use crate::request::cli::Attach;
 use crate::request::policy::Grant;
@@ -106,6 +107,30 @@ pub struct Wanted<'a> {
     pub mtu: u32,
     /// Until when to wait for a lease or a published port that is dying.
     pub deadline: Instant,
+}
+
+impl Wanted<'_> {
+    /// Tries until the deadline, as long as `attempt` fails because something is taken: by a container
+    /// that may be dying.
+    pub fn wait_for<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            let outcome = attempt();
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !outcome.as_ref().is_err_and(is_taken) {
+                return outcome;
+            }
+            self.target.sleep(NAP.min(left))?;
+        }
+    }
+}
+
+fn is_taken(error: &Error) -> bool {
+    use Failed::{HostName, Leased, PortPublished, SubnetFull};
+    matches!(
+        error,
+        Error::Refused(Refused::Quota(..))
+            | Error::Failed(HostName(_) | Leased(_) | PortPublished(..) | SubnetFull(_))
+    )
 }
 
 /// The lease that the target has already, if the interface `end` inside is the container end of one. The

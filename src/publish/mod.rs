@@ -14,7 +14,6 @@ mod plan;
 pub mod remove;
 
 use std::net::Ipv4Addr;
-use std::time::Instant;
 
 use self::encode::leads_to;
 use self::plan::{Plan, Ports, check_granted, plan};
@@ -28,7 +27,6 @@ use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::{self, Lease, Wanted};
 use crate::network::owner::last_user;
-use crate::network::take::NAP;
 use crate::report::error::{Error, Failed, Result, Usage};
 use crate::request::ports::{MOST_PORTS, Mapping, Protocol};
 
@@ -40,7 +38,7 @@ const MANY: usize = 64;
 /// host's, that no program waits there, and that no container has them. Waits until the deadline for a
 /// container that is dying. Nothing is changed.
 pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()> {
-    let Wanted { grant, target, deadline, .. } = *wanted;
+    let grant = wanted.grant;
     let mappings = &wanted.request.publish;
     if mappings.is_empty() {
         return Ok(());
@@ -54,14 +52,7 @@ pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()
         return Err(Usage::HostAddress(ip).into());
     }
     let own = own.map(|lease| lease.address.ip);
-    loop {
-        match plan(&mut Ports::of(host, own), grant, mappings) {
-            Err(Error::Failed(Failed::PortPublished(..))) if Instant::now() < deadline => {
-                target.sleep(NAP.min(deadline.saturating_duration_since(Instant::now())))?;
-            }
-            planned => return planned.map(drop),
-        }
-    }
+    wanted.wait_for(|| plan(&mut Ports::of(host, own), grant, mappings).map(drop))
 }
 
 /// Publishes what is wanted for a lease whose bridge port is open. Gives them with the host ports that were
