@@ -163,19 +163,16 @@ pub fn find_with_bridge(
     let address = address_of(index, wanted.grant.address).ok_or_else(foreign)?;
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
     let of_the_caller = wanted.grant.uid == 0 || owner_of(&link.name) == Some(wanted.grant.uid);
-    let to_the_target = link.peer == Some(end.index)
-        && link.peer_namespace.is_some()
-        && link.peer_namespace == namespace_id(host, wanted.target)?;
+    let to_the_target = link.peer == Some(end.index) && leads_into(host, &link, wanted.target)?;
     // The bridge as it is now: another run for the same container may just have made it.
     let bridge = host.link(By::Name(&wanted.grant.bridge))?.map(|bridge| bridge.index);
-    let master = match link.master {
+    let master = link.master.filter(|master| Some(*master) == bridge);
+    let elsewhere = match link.master {
         // It may also have been deleted since.
-        Some(other) if Some(other) != bridge && host.link(By::Index(other))?.is_some() => {
-            return Err(foreign());
-        }
-        master => master.filter(|master| Some(*master) == bridge),
+        Some(other) if master.is_none() => host.has(By::Index(other))?,
+        _ => false,
     };
-    if !of_the_caller || !to_the_target || !is_of_a_lease(&link) {
+    if elsewhere || !of_the_caller || !to_the_target || !is_of_a_lease(&link) {
         return Err(foreign());
     }
     let host_end = link.name.parse().map_err(|_| foreign())?;
@@ -189,15 +186,16 @@ pub fn held(host: &mut Host, lease: &Lease, target: &Target) -> Result<Option<Li
     let Some(link) = host.link(By::Index(lease.index))? else { return Ok(None) };
     let still = link.name == lease.host_end.as_str()
         && link.group == lease.group
-        && link.peer_namespace.is_some()
-        && link.peer_namespace == namespace_id(host, target)?;
-    Ok(Some(link).filter(|_| still))
+        && leads_into(host, &link, target)?;
+    Ok(still.then_some(link))
 }
 
-/// The id by which this network namespace knows the target.
-fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
-    link::namespace_id(&mut host.netlink, Namespace::Fd(target.net.as_raw_fd().cast_unsigned()))
-        .map_err(Failed::netlink("reading the id of the container's namespace"))
+/// Whether the peer of `link` is in the target.
+fn leads_into(host: &mut Host, link: &Link, target: &Target) -> Result<bool> {
+    let target = Namespace::Fd(target.net.as_raw_fd().cast_unsigned());
+    let id = link::namespace_id(&mut host.netlink, target)
+        .map_err(Failed::netlink("reading the id of the container's namespace"))?;
+    Ok(id.is_some() && id == link.peer_namespace)
 }
 
 #[cfg(test)]

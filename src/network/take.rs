@@ -136,10 +136,8 @@ fn random_group() -> u32 {
 /// Gives a lease back: the veth pair is deleted from inside, with the container's own rights, or else
 /// from the host.
 pub fn give_back(host: &mut Host, lease: &Lease, inside: &mut Inside) -> Result<()> {
-    if inside.remove(lease.index).is_ok() {
-        return Ok(());
-    }
-    host.change("deleting the veth pair", |netlink| link::delete_group(netlink, lease.group))
+    let delete = |netlink: &mut _| link::delete_group(netlink, lease.group);
+    inside.remove(lease.index).or_else(|_| host.change("deleting the veth pair", delete))
 }
 
 /// The message that creates both ends at once, the container's in its own namespace from the start:

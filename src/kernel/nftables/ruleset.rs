@@ -128,10 +128,6 @@ fn elements(answer: &Answer) -> Vec<Element> {
 
 /// The comment in the user data of an element.
 fn comment(data: &[u8]) -> String {
-    match data {
-        [COMMENT, length, rest @ ..] => {
-            answer::text(rest.get(..usize::from(*length)).unwrap_or_default())
-        }
-        _ => String::new(),
-    }
+    let [COMMENT, length, rest @ ..] = data else { return String::new() };
+    answer::text(rest.get(..usize::from(*length)).unwrap_or_default())
 }
