@@ -27,11 +27,9 @@ pub struct Link {
     pub name: String,
     /// Its kind, if it is a virtual interface.
     pub kind: Option<Kind>,
-    /// Its Ethernet address, if it has one.
     pub mac: Option<Mac>,
     /// Whether it is set up (`IFF_UP`).
     pub up: bool,
-    /// Its MTU in bytes.
     pub mtu: u32,
     /// The index of the bridge that it is a port of.
     pub master: Option<u32>,
@@ -67,7 +65,6 @@ impl From<Answer> for Link {
     }
 }
 
-/// Which interface is meant.
 #[derive(Debug, Clone, Copy)]
 pub enum By<'a> {
     Index(u32),
@@ -140,7 +137,6 @@ pub fn change(by: By, attributes: Vec<LinkAttribute>) -> Change {
     (RouteNetlinkMessage::NewLink(message(by, attributes)), 0)
 }
 
-/// The request to set an interface up.
 pub fn set_up(index: u32) -> Change {
     (RouteNetlinkMessage::SetLink(up(message(By::Index(index), Vec::new()))), 0)
 }

@@ -28,19 +28,15 @@ use crate::kernel::answer::Answer;
 /// room for 128 KiB the allocator would map and unmap pages for each socket.
 const REPLY: usize = 96 << 10;
 
-/// The alignment of messages.
 const ALIGNMENT: usize = NLMSG_ALIGNTO as usize;
 
-/// How often a dump is tried.
 const DUMPS: u32 = 100;
 
 /// A request for a change: a message, and its flags beside `NLM_F_REQUEST`.
 pub type Change<M = RouteNetlinkMessage> = (M, u16);
 
-/// What came of a request.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The kernel's own answer, and the number of the request, from 0.

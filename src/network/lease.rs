@@ -67,14 +67,11 @@ pub fn is_of_a_lease(link: &Link) -> bool {
 pub struct Lease {
     /// The container's address, with the subnet's prefix length.
     pub address: Cidr,
-    /// The index of the host end.
     pub index: u32,
-    /// The name of the host end.
     pub host_end: IfName,
     /// The group of the host end: a number that no other link has. The index can be another link's by
     /// now, and the name another link's of the same user. The group means this link only.
     pub group: u32,
-    /// How far its bridge port is.
     pub port: Port,
 }
 

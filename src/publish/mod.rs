@@ -34,9 +34,9 @@ use crate::request::ports::{MOST_PORTS, Mapping, Protocol};
 /// also at addresses that no container gets again.
 const MANY: usize = 64;
 
-/// Checks that what is wanted can be published: that the policy grants them, that their addresses are the
-/// host's, that no program waits there, and that no container has them. Waits until the deadline for a
-/// container that is dying. Nothing is changed.
+/// Checks that the wanted ports can be published: that the policy grants them, that their addresses are
+/// the host's, that no program waits there, and that no container has them. Waits until the deadline for
+/// a container that is dying. Nothing is changed.
 pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()> {
     let grant = wanted.grant;
     let mappings = &wanted.request.publish;
@@ -55,8 +55,8 @@ pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()
     wanted.wait_for(|| plan(&mut Ports::of(host, own), grant, mappings).map(drop))
 }
 
-/// Publishes what is wanted for a lease whose bridge port is open. Gives them with the host ports that were
-/// chosen for 0. Fails like [`check`] if others were faster.
+/// Publishes the wanted ports for a lease whose bridge port is open. Gives them, with the host ports that
+/// were chosen for 0. Fails like [`check`] if others were faster.
 pub fn publish(host: &mut Host, wanted: &Wanted, lease: &Lease) -> Result<Vec<Mapping>> {
     let Wanted { grant, target, .. } = *wanted;
     let mappings = &wanted.request.publish;
@@ -86,8 +86,8 @@ pub fn publish(host: &mut Host, wanted: &Wanted, lease: &Lease) -> Result<Vec<Ma
             return Ok(Step::Done(plan));
         }
         if is_published(host, ip)? {
-            let own =
-                host.elements(&PORTS)?.iter().filter(|port| leads_to(port) == Some(ip)).count();
+            let ports = host.elements(&PORTS)?;
+            let own = ports.iter().filter(|port| leads_to(port) == Some(ip)).count();
             if own + plan.added.len() > MOST_PORTS {
                 return Err(Failed::ManyPorts(MOST_PORTS).into());
             }
@@ -107,20 +107,20 @@ fn addition(ip: Ipv4Addr, mappings: &[Mapping], lease: &Lease) -> Batch {
         mappings.iter().map(|mapping| encode::element(ip, mapping, &lease.host_end)).collect();
     let mut batch = Batch::default();
     batch.add(&OWNERS, &[owner(ip, lease.user())]);
-    batch.add(&PUBLISHING, &[mark(ip)]);
+    batch.add(&PUBLISHING, &[publishing(ip)]);
     batch.create(&PORTS, &ports);
     batch.add(&LIVE, &ports.iter().map(encode::live).collect::<Vec<_>>());
     batch
 }
 
 /// The element of the set `publishing`: something may lead to this address.
-fn mark(ip: Ipv4Addr) -> Element {
+fn publishing(ip: Ipv4Addr) -> Element {
     Element::key(ip.octets().into())
 }
 
 /// Whether something may be published for the container at this address.
 pub fn is_published(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
-    Ok(host.element(&PUBLISHING, mark(ip).key)?.is_some())
+    Ok(host.element(&PUBLISHING, publishing(ip).key)?.is_some())
 }
 
 /// All that is published: the container's address, the name of its host end, and the mapping.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use super::encode::{leads_to, live};
-use super::{is_published, mark};
+use super::{is_published, publishing};
 use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, optimistic};
 use crate::kernel::link::By;
 use crate::kernel::nftables::{Batch, Element};
@@ -92,7 +92,7 @@ fn removal(
     let mut batch = Batch::default();
     batch.delete(&PORTS, &ports);
     batch.delete(&LIVE, &lives.into_iter().filter(goes).collect::<Vec<_>>());
-    batch.delete(&PUBLISHING, &gone.iter().copied().map(mark).collect::<Vec<_>>());
+    batch.delete(&PUBLISHING, &gone.iter().copied().map(publishing).collect::<Vec<_>>());
     (batch, gone)
 }
 
