@@ -4,8 +4,8 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 pub use netlink_packet_route::link::InfoKind as Kind;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 pub use netlink_packet_route::nsid::NsidAttribute as Namespace;
 use netlink_packet_route::nsid::NsidMessage;
@@ -81,6 +81,11 @@ pub fn message(by: By, mut attributes: Vec<LinkAttribute>) -> LinkMessage {
     }
     message.attributes = attributes;
     message
+}
+
+/// What makes an interface one of this kind.
+pub fn of_kind(kind: Kind, data: InfoData) -> LinkAttribute {
+    LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])
 }
 
 /// Whether there is such an interface. Unlike [`get`] this takes no lock in the kernel, so it costs

@@ -3,7 +3,7 @@
 //! it, since another run may add a port to it at any moment.
 
 use netlink_packet_route::link::{
-    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoData, LinkAttribute, LinkInfo,
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoData, LinkAttribute,
 };
 use nix::errno::Errno;
 
@@ -24,7 +24,7 @@ const GROUP_FWD_MASK: u16 = 0xfff8;
 /// The bridge as it is found, before anything is changed.
 #[derive(Debug)]
 pub struct Found {
-    link: Option<Link>,
+    pub link: Option<Link>,
     /// Whether it has the address of the policy.
     addressed: bool,
 }
@@ -39,29 +39,23 @@ impl Found {
     pub fn is_ready(&self) -> bool {
         self.addressed && self.link.as_ref().is_some_and(|link| link.up)
     }
-
-    /// The bridge's index, if there is one.
-    pub fn index(&self) -> Option<u32> {
-        self.link.as_ref().map(|link| link.index)
-    }
 }
 
 /// Looks at the bridge that `grant` names, and checks that it can be used or made: no other interface has
 /// its name, it has no other address, no other route overlaps its subnet. Changes nothing.
 pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
     let link = host.link(By::Name(&grant.bridge))?;
-    let addressed = match &link {
-        Some(Link { kind: Some(Kind::Bridge), index, .. }) => {
-            let addresses = addresses(&mut host.netlink, *index)?;
-            let addressed = addresses.contains(&grant.address);
-            if !addressed && !addresses.is_empty() {
-                return Err(Failed::BridgeAddress(grant.bridge.clone(), grant.address).into());
-            }
-            addressed
+    let mut addressed = false;
+    if let Some(link) = &link {
+        if link.kind != Some(Kind::Bridge) {
+            return Err(Failed::NotABridge(grant.bridge.clone()).into());
         }
-        Some(_) => return Err(Failed::NotABridge(grant.bridge.clone()).into()),
-        None => false,
-    };
+        let addresses = addresses(&mut host.netlink, link.index)?;
+        addressed = addresses.contains(&grant.address);
+        if !addressed && !addresses.is_empty() {
+            return Err(Failed::BridgeAddress(grant.bridge.clone(), grant.address).into());
+        }
+    }
     if !addressed {
         overlap::refuse(host, grant)?;
     }
@@ -77,15 +71,14 @@ pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
         return Ok(link);
     }
     create(host, grant)?;
-    let gone = || Failed::BridgeGone(grant.bridge.clone());
+    let gone = || Error::from(Failed::BridgeGone(grant.bridge.clone()));
     // Other runs may be working on the same bridge.
-    let Found { link: Some(link), addressed } = find(host, grant)? else {
-        return Err(gone().into());
-    };
+    let Found { link, addressed } = find(host, grant)?;
+    let link = link.ok_or_else(gone)?;
     complete(host, grant, &link, addressed).map_err(|error| or_gone(host, grant, &link, error))?;
     match find(host, grant)? {
         Found { link: Some(link), addressed: true } => Ok(link),
-        _ => Err(gone().into()),
+        _ => Err(gone()),
     }
 }
 
@@ -106,22 +99,16 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>> {
 }
 
 fn create(host: &mut Host, grant: &Grant) -> Result<()> {
-    let mut attributes = vec![
-        LinkAttribute::IfName(grant.bridge.to_string()),
-        LinkAttribute::Mtu(passing_mtu(grant.mtu)),
-    ];
+    // Another MTU than it will have. Only a change pins it (`br_change_mtu`, `net/bridge/br_device.c`);
+    // else it follows the lowest MTU of the ports.
+    let passing_mtu = if grant.mtu > 68 { grant.mtu - 1 } else { grant.mtu + 1 };
+    let mut attributes = vec![LinkAttribute::Mtu(passing_mtu)];
     attributes.extend(settings(grant));
-    let bridge = link::message(By::Index(0), attributes);
+    let bridge = link::message(By::Name(&grant.bridge), attributes);
     match host.change("creating the bridge", |netlink| link::create(netlink, bridge)) {
         Err(error) if error.is(Errno::EEXIST) => Ok(()),
         done => done,
     }
-}
-
-/// The MTU that the bridge is born with: another than it will have. Only a change pins it
-/// (`br_change_mtu`, `net/bridge/br_device.c`); else it follows the lowest MTU of the ports.
-fn passing_mtu(mtu: u32) -> u32 {
-    if mtu > 68 { mtu - 1 } else { mtu + 1 }
 }
 
 /// The settings of a bridge of this program.
@@ -136,10 +123,7 @@ fn settings(grant: &Grant) -> [LinkAttribute; 2] {
     [
         // Without it the address would change with the ports.
         LinkAttribute::Address(Mac::of(grant.address.ip).0.to_vec()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(Kind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(data)),
-        ]),
+        link::of_kind(Kind::Bridge, InfoData::Bridge(data)),
     ]
 }
 

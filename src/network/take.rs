@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use nix::errno::Errno;
 
 use super::lease::{GROUP_MARK, Lease, Port, Wanted, find, index_of, slot_name};
@@ -161,10 +161,7 @@ fn veth_pair(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> Lin
     outside.extend([
         LinkAttribute::Group(group),
         LinkAttribute::Controller(bridge.index),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(Kind::Veth),
-            LinkInfo::Data(InfoData::Veth(peer)),
-        ]),
+        link::of_kind(Kind::Veth, InfoData::Veth(peer)),
     ]);
     link::message(By::Index(index_of(ip)), outside)
 }

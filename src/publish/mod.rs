@@ -134,8 +134,7 @@ pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
 /// Leads clients of UDP that sent to these ports before they were published to `ip` from now on: the
 /// kernel remembers where their flows went as long as they send. A TCP client connects anew.
 fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
-    let of_udp = |mapping: &&Mapping| mapping.protocol == Protocol::Udp;
-    let added: Vec<_> = plan.added.iter().filter(of_udp).collect();
+    let added: Vec<_> = plan.added.iter().filter(|port| port.protocol == Protocol::Udp).collect();
     if added.is_empty() {
         return Ok(());
     }

@@ -171,17 +171,6 @@ fn immediate(to: Register, data: DataAttribute) -> Expressions {
     Expressions::Immediate(vec![Immediate::DestinationRegister(to), Immediate::Data(data)])
 }
 
-/// The fields one after the other: `FIELD . FIELD`.
-fn concatenation(fields: &[Field]) -> Statement {
-    let mut next = 0;
-    let load = |field: &Field| {
-        let to = next;
-        next += field.registers;
-        field.load(to)
-    };
-    fields.iter().flat_map(load).collect()
-}
-
 fn compare(field: Field, operator: Operator, value: &[u8]) -> Statement {
     let compare = Expressions::Cmp(vec![
         Cmp::SourceRegister(register(0)),
@@ -191,10 +180,18 @@ fn compare(field: Field, operator: Operator, value: &[u8]) -> Statement {
     [field.load(0), vec![compare]].concat()
 }
 
+/// Reads the fields one after the other, `FIELD . FIELD`, and looks them up.
 fn look_up(fields: &[Field], set: &Set, attributes: &[Lookup]) -> Statement {
+    let mut statement = Statement::new();
+    let mut next = 0;
+    for field in fields {
+        statement.extend(field.load(next));
+        next += field.registers;
+    }
     let mut lookup = vec![Lookup::Set(set.name.to_owned()), Lookup::SourceRegister(register(0))];
     lookup.extend_from_slice(attributes);
-    [concatenation(fields), vec![Expressions::Lookup(lookup)]].concat()
+    statement.push(Expressions::Lookup(lookup));
+    statement
 }
 
 /// `FIELD == VALUE`

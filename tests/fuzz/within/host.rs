@@ -31,8 +31,7 @@ pub fn sockets(bytes: &[u8]) {
             .err()
     } else {
         let Some(mut kernel) = kernel(SOCK_DIAG, SOCKET, rest) else { return };
-        let states = sock_diag::waiting(Protocol::Tcp);
-        let places = sock_diag::read(&mut kernel.netlink, Protocol::Tcp, states);
+        let places = sock_diag::read(&mut kernel.netlink, Protocol::Tcp, sock_diag::LISTEN);
         // "Everywhere" is one way to say it only.
         assert!(
             places
