@@ -86,10 +86,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
 
 /// What the container is told of name service, if that is asked for.
 fn name_service(grant: &Grant, request: &Attach) -> Result<Dns> {
-    let dns = match request.output {
-        Output::Nothing => return Ok(Dns::default()),
-        Output::Json | Output::ResolvConf => Dns::of(grant)?,
-    };
+    let dns = if request.output == Output::Nothing { Dns::default() } else { Dns::of(grant)? };
     match request.output {
         Output::ResolvConf if dns.nameservers.is_empty() => Err(Failed::NoNameServer.into()),
         _ => Ok(dns),

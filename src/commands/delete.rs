@@ -34,7 +34,7 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     };
     let wanted = Wanted { grant: &grant, target: &target, request, mtu: grant.mtu, deadline };
     let mut take_out = || {
-        let (lease, _) = lease::find_with_bridge(&mut host, &wanted, end)?;
+        let (lease, _) = lease::find_anywhere(&mut host, &wanted, end)?;
         trail.begins(&lease);
         publish::remove::all_of(&mut host, lease.address.ip, |host| {
             Ok(lease::held(host, &lease, &target)?.is_some())

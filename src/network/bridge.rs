@@ -65,12 +65,10 @@ pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
 /// Makes the bridge, or completes it. A bridge that is up is complete, by this program or by the admin,
 /// and keeps its settings.
 pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
-    if found.is_ready()
-        && let Some(link) = found.link
-    {
-        return Ok(link);
+    match found {
+        Found { link: Some(link), addressed: true } if link.up => return Ok(link),
+        _ => create(host, grant)?,
     }
-    create(host, grant)?;
     let gone = || Error::from(Failed::BridgeGone(grant.bridge.clone()));
     // Other runs may be working on the same bridge.
     let Found { link, addressed } = find(host, grant)?;

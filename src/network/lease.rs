@@ -136,8 +136,8 @@ fn is_taken(error: &Error) -> bool {
 /// [`Failed::NameInside`] if the interface is something else, [`Failed::AttachedAlready`] if it has
 /// another address than the one wanted, [`Failed::BridgeDeleted`].
 pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
-    let (lease, bridge) = find_with_bridge(host, wanted, end)?;
-    if bridge.is_none() {
+    let (lease, at_bridge) = find_anywhere(host, wanted, end)?;
+    if !at_bridge {
         return Err(Failed::BridgeDeleted(wanted.grant.bridge.clone()).into());
     }
     let request = wanted.request;
@@ -149,12 +149,8 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     }
 }
 
-/// The same, with the index of the bridge. `None`: the bridge was deleted.
-pub fn find_with_bridge(
-    host: &mut Host,
-    wanted: &Wanted,
-    end: End,
-) -> Result<(Lease, Option<u32>)> {
+/// The same, also if the bridge was deleted. Gives whether the lease is at its bridge.
+pub fn find_anywhere(host: &mut Host, wanted: &Wanted, end: End) -> Result<(Lease, bool)> {
     let foreign = || Error::from(Failed::NameInside(wanted.request.container_end.clone()));
     let index = end.peer.ok_or_else(foreign)?;
     let address = address_of(index, wanted.grant.address).ok_or_else(foreign)?;
@@ -163,10 +159,10 @@ pub fn find_with_bridge(
     let to_the_target = link.peer == Some(end.index) && leads_into(host, &link, wanted.target)?;
     // The bridge as it is now: another run for the same container may just have made it.
     let bridge = host.link(By::Name(&wanted.grant.bridge))?.map(|bridge| bridge.index);
-    let master = link.master.filter(|master| Some(*master) == bridge);
+    let at_bridge = link.master.is_some() && link.master == bridge;
     let elsewhere = match link.master {
         // It may also have been deleted since.
-        Some(other) if master.is_none() => host.has(By::Index(other))?,
+        Some(other) if !at_bridge => host.has(By::Index(other))?,
         _ => false,
     };
     if elsewhere || !of_the_caller || !to_the_target || !is_of_a_lease(&link) {
@@ -174,7 +170,7 @@ pub fn find_with_bridge(
     }
     let host_end = link.name.parse().map_err(|_| foreign())?;
     let port = if link.up { Port::Open } else { Port::Closed };
-    Ok((Lease { address, index, host_end, group: link.group, port }, master))
+    Ok((Lease { address, index, host_end, group: link.group, port }, at_bridge))
 }
 
 /// The link of `lease`, if it is still the target's: a veth pair can be removed from inside, and its

@@ -95,7 +95,6 @@ fn is_closed(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> {
 
 /// Makes the kernel forget the neighbour entry of a container, and with it the packets that wait there.
 pub fn forget_neighbour(host: &mut Host, bridge: u32, ip: Ipv4Addr) -> Result<()> {
-    host.change("forgetting the container's neighbour entry", |netlink| {
-        route::forget_neighbour(netlink, bridge, ip)
-    })
+    let forget = |netlink: &mut _| route::forget_neighbour(netlink, bridge, ip);
+    host.change("forgetting the container's neighbour entry", forget)
 }
