@@ -6,11 +6,12 @@ use netlink_packet_route::link::{
     BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoData, LinkAttribute,
 };
 use nix::errno::Errno;
+use nix::libc::{RTA_DST, RTA_MULTIPATH, RTA_OIF};
 
-use super::{Host, overlap};
+use super::Host;
 use crate::kernel::link::{self, By, Kind, Link};
 use crate::kernel::netlink::Netlink;
-use crate::kernel::route;
+use crate::kernel::route::{self, Route};
 use crate::report::error::{Error, Failed, Result};
 use crate::request::address::{Cidr, Mac};
 use crate::request::policy::Grant;
@@ -20,6 +21,11 @@ use crate::request::policy::Grant;
 /// of them reaches the host as if it came from the port itself, past the bridge and its filters: a router
 /// advertisement to :02 was seen to take the host's default route.
 const GROUP_FWD_MASK: u16 = 0xfff8;
+
+/// The id of a nexthop object, of which there can be several (`linux/rtnetlink.h`).
+const RTA_NH_ID: u16 = 30;
+
+const ALL_TABLES: u8 = 0;
 
 /// The bridge as it is found, before anything is changed.
 #[derive(Debug)]
@@ -57,9 +63,42 @@ pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
         }
     }
     if !addressed {
-        overlap::refuse(host, grant)?;
+        refuse_overlap(host, grant)?;
     }
     Ok(Found { link, addressed })
+}
+
+/// Refuses the subnet of `grant` if a route of another interface than its bridge overlaps it: the more
+/// specific of the two routes would hide the other.
+fn refuse_overlap(host: &mut Host, grant: &Grant) -> Result<()> {
+    let routes = route::routes(&mut host.netlink, ALL_TABLES)
+        .map_err(Failed::netlink("reading the routes"))?;
+    let overlapping: Vec<_> = routes
+        .iter()
+        .filter_map(destination)
+        .filter(|(destination, _)| destination.overlaps(grant.address))
+        .collect();
+    if overlapping.is_empty() {
+        return Ok(());
+    }
+    // Looked up after the routes: another run may have made the bridge, and its route, meanwhile.
+    let bridge = host.link(By::Name(&grant.bridge))?.map(|link| link.index);
+    match overlapping.iter().find(|(_, interface)| interface.is_none() || *interface != bridge) {
+        Some((other, _)) => Err(Failed::Overlap(grant.address, *other).into()),
+        None => Ok(()),
+    }
+}
+
+/// The destination of a route and the index of its interface, `None` if it has several. A route with a
+/// prefix of 0 or 1 counts as none: it is a default route, or one half of a VPN's. So does a route
+/// without an interface (blackhole, unreachable).
+pub fn destination(route: &Route) -> Option<(Cidr, Option<u32>)> {
+    let [_, prefix, ..] = route.header;
+    let ip = route.ipv4(RTA_DST)?;
+    let several = || [RTA_MULTIPATH, RTA_NH_ID].iter().any(|kind| route.get(*kind).is_some());
+    let interface = route.number(RTA_OIF);
+    let destination = Cidr::new(ip, prefix)?;
+    (prefix > 1 && (interface.is_some() || several())).then_some((destination, interface))
 }
 
 /// Makes the bridge, or completes it. A bridge that is up is complete, by this program or by the admin,
@@ -154,4 +193,29 @@ fn configure(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
         host.set_switch(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name), "0")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
+
+    use super::*;
+
+    #[test]
+    fn a_route_that_cannot_be_leads_nowhere() {
+        let destination = |prefix: u8| {
+            let mut bytes = vec![0; 12];
+            bytes[1] = prefix;
+            for (kind, value) in [(RTA_DST, [10, 0, 0, 0]), (RTA_OIF, 7_u32.to_ne_bytes())] {
+                bytes.extend([8_u16.to_ne_bytes(), kind.to_ne_bytes()].concat());
+                bytes.extend(value);
+            }
+            let route = Route::deserialize(&NetlinkHeader::default(), &bytes).unwrap();
+            super::destination(&route).map(|(to, _)| to.to_string())
+        };
+        assert_eq!(destination(8).as_deref(), Some("10.0.0.0/8"));
+        for prefix in [0, 1, 33, 255] {
+            assert_eq!(destination(prefix), None, "{prefix}");
+        }
+    }
 }

@@ -93,9 +93,9 @@ impl Host<'_> {
         self.ruleset("reading it", |ruleset| ruleset.elements(set))
     }
 
-    /// Makes the kernel forget flows. They are read first; then `still` says of each container's address
-    /// whether this is still right; then those that were read are deleted, each by its id. So a run that
-    /// is stopped in between deletes no later flow. A kernel without this service is no error.
+    /// Makes the kernel forget flows, in the order that [`conntrack`] explains: they are read; `still` says
+    /// of each container's address whether this is still right; those that were read are deleted. A kernel
+    /// without this service is no error.
     pub fn forget_flows(
         &mut self,
         read: impl FnOnce(&mut Netlink) -> Result<Flows, netlink::Error>,

@@ -94,7 +94,10 @@ pub fn take(
     inside: &mut Inside,
 ) -> Result<Lease> {
     for _ in 0..TRIES {
-        let group = random_group();
+        // The admin uses groups, with small numbers, to change many links at once. With a group of its own
+        // a link can be meant that no other link can be taken for. The standard library gets its random
+        // keys from the kernel (getrandom(2)).
+        let group = RandomState::new().hash_one(0) as u32 | GROUP_MARK;
         let request = veth_pair(wanted, bridge, &choice, group);
         match host.change("creating the veth pair", |netlink| link::create(netlink, request)) {
             Ok(()) => {
@@ -124,13 +127,6 @@ pub fn take(
         choice = choose(host, wanted)?;
     }
     Err(Failed::Contended.into())
-}
-
-/// A group for one link. The admin uses groups, with small numbers, to change many links at once. With a
-/// group of its own a link can be meant that no other link can be taken for.
-fn random_group() -> u32 {
-    // The standard library gets its keys from the kernel (getrandom(2)).
-    RandomState::new().hash_one(0) as u32 | GROUP_MARK
 }
 
 /// Gives a lease back: the veth pair is deleted from inside, with the container's own rights, or else
