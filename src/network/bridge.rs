@@ -174,8 +174,7 @@ fn complete(host: &mut Host, grant: &Grant, link: &Link, addressed: bool) -> Res
         host.change("adding the bridge's address", |netlink| netlink.change(address))?;
     }
     // Up last: it says that everything before is done.
-    let up = link::set_up(link.index);
-    host.change("setting the bridge up", |netlink| netlink.change(up))
+    host.change("setting the bridge up", |netlink| netlink.change(link::set_up(link.index)))
 }
 
 /// Configures the bridge while it is down; some settings cannot be made at its creation.

@@ -104,10 +104,9 @@ fn choose(
     if let Some(port) = ports.given(asked)?.into_iter().find(|port| open.contains(port)) {
         return Ok((with(port), ports.there(&with(port))?));
     }
-    let at = |place: u32| open.get(place as usize).copied().unwrap_or_default();
     let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
     let free = lowest_free(count, |place| {
-        let mapping = with(at(place));
+        let mapping = with(open.get(place as usize).copied().unwrap_or_default());
         let there = ports.there(&mapping)?;
         Ok(matches!(there, There::Nothing | There::Stale).then_some((mapping, there)))
     })?;
