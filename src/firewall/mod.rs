@@ -26,7 +26,7 @@ pub use self::verify::Seen;
 use crate::kernel::conntrack;
 use crate::kernel::link::{By, Link};
 use crate::kernel::nftables::Batch;
-use crate::network::lease::{address_of, index_of, owner_of};
+use crate::network::lease::{address_of, index_of, user_of};
 use crate::network::pool::Pool;
 use crate::network::{Host, bridge};
 use crate::report::error::Result;
@@ -81,7 +81,7 @@ fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
         optimistic(host, |host| {
             let seen = look(host, grant)?;
             let leases = host.leases()?;
-            let owners = leases.iter().filter_map(|link| owner_of(&link.name));
+            let owners = leases.iter().filter_map(|link| user_of(&link.name));
             let users: BTreeSet<u32> = owners.chain(newcomer).collect();
             let users: Vec<_> = users.into_iter().map(elements::user).collect();
             let mut batch = Batch::default();
@@ -151,7 +151,7 @@ fn add_owners(batch: &mut Batch, grant: &Grant, leases: &[Link]) {
     let owner = |link: &Link| {
         let address = address_of(link.index, grant.address)?;
         // Only root can give a host end another name.
-        Some(elements::owner(address.ip, owner_of(&link.name).unwrap_or_default()))
+        Some(elements::owner(address.ip, user_of(&link.name).unwrap_or_default()))
     };
     let owners =
         leases.iter().filter(|link| link.up).filter_map(owner).chain([elements::memory(grant)]);

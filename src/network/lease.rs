@@ -51,7 +51,7 @@ pub fn slot_name(uid: u32, slot: u32) -> IfName {
 }
 
 /// The uid in the name of a host end; `None` if this program gives no such name.
-pub fn owner_of(name: &str) -> Option<u32> {
+pub fn user_of(name: &str) -> Option<u32> {
     let (uid, slot) = name.strip_prefix("ns")?.split_once('-')?;
     let is_slot = (1..=2).contains(&slot.len()) && slot.bytes().all(|b| b.is_ascii_alphanumeric());
     uid.parse().ok().filter(|owner: &u32| is_slot && owner.to_string() == uid)
@@ -78,7 +78,7 @@ pub struct Lease {
 impl Lease {
     /// The uid of the user whose lease it is. Only root can give a host end another name.
     pub fn user(&self) -> u32 {
-        owner_of(self.host_end.as_str()).unwrap_or_default()
+        user_of(self.host_end.as_str()).unwrap_or_default()
     }
 }
 
@@ -155,7 +155,7 @@ pub fn find_anywhere(host: &mut Host, wanted: &Wanted, end: End) -> Result<(Leas
     let index = end.peer.ok_or_else(foreign)?;
     let address = address_of(index, wanted.grant.address).ok_or_else(foreign)?;
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
-    let of_the_caller = wanted.grant.uid == 0 || owner_of(&link.name) == Some(wanted.grant.uid);
+    let of_the_caller = wanted.grant.uid == 0 || user_of(&link.name) == Some(wanted.grant.uid);
     let to_the_target = link.peer == Some(end.index) && leads_into(host, &link, wanted.target)?;
     // The bridge as it is now: another run for the same container may just have made it.
     let bridge = host.link(By::Name(&wanted.grant.bridge))?.map(|bridge| bridge.index);
@@ -222,11 +222,11 @@ mod tests {
         let names: std::collections::HashSet<_> =
             (0..=1023).map(|slot| slot_name(7, slot).to_string()).collect();
         assert_eq!(names.len(), 1024);
-        assert!(names.iter().all(|name| owner_of(name) == Some(7)));
+        assert!(names.iter().all(|name| user_of(name) == Some(7)));
         for foreign in
             ["ns77-0", "ns7-", "ns7-000", "ns7--1", "veth0", "ns7-0/", "ns07-0", "ns+7-0"]
         {
-            assert_ne!(owner_of(foreign), Some(7), "{foreign}");
+            assert_ne!(user_of(foreign), Some(7), "{foreign}");
         }
     }
 }
