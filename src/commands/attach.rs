@@ -39,7 +39,8 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     // refusal is told before anything that was found on the host.
     trail.open();
     let mut host = Host::open(&privilege)?;
-    let found = look(&mut host, &grant);
+    let found = bridge::find(&mut host, &grant)
+        .and_then(|bridge| Ok((bridge, firewall::look(&mut host, &grant)?)));
     let end = inside.proof(&target)?;
     let (bridge, firewall) = found?;
 
@@ -49,20 +50,19 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
         return Err(Failed::Mtu(mtu, bridge_mtu).into());
     }
     let wanted = Wanted { grant: &grant, target: &target, request, mtu, deadline };
-    let kept = end.map(|end| lease::find(&mut host, &wanted, end)).transpose()?;
-    let choice = match kept {
-        Some(_) => None,
-        None => Some(take::choose(&mut host, &wanted)?),
+    let (kept, choice) = match end {
+        Some(end) => (Some(lease::find(&mut host, &wanted, end)?), None),
+        None => (None, Some(take::choose(&mut host, &wanted)?)),
     };
     publish::check(&mut host, &wanted, kept.as_ref())?;
     target.check_alive()?;
 
     let bridge = bridge::ensure(&mut host, &grant, bridge)?;
     firewall::complete(&mut host, &grant, &firewall)?;
-    let lease = match (kept, choice) {
-        (None, Some(choice)) => take::take(&mut host, &wanted, choice, &bridge, &mut inside)
+    let lease = match choice {
+        Some(choice) => take::take(&mut host, &wanted, choice, &bridge, &mut inside)
             .map_err(|error| bridge::or_gone(&mut host, &grant, &bridge, error))?,
-        (lease, _) => lease.ok_or(Failed::LeaseLost)?,
+        None => kept.ok_or(Failed::LeaseLost)?,
     };
     trail.begins(&lease);
     let done = connect(&mut host, &wanted, &mut inside, &lease, &bridge)
@@ -84,17 +84,9 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     done
 }
 
-/// Looks at the host. Nothing is changed.
-fn look(host: &mut Host, grant: &Grant) -> Result<(bridge::Found, firewall::Seen)> {
-    Ok((bridge::find(host, grant)?, firewall::look(host, grant)?))
-}
-
 /// What the container is told of name service, if that is asked for.
 fn name_service(grant: &Grant, request: &Attach) -> Result<Dns> {
-    let dns = match request.output {
-        Output::Nothing => return Ok(Dns::default()),
-        Output::Json | Output::ResolvConf => Dns::of(grant)?,
-    };
+    let dns = if request.output == Output::Nothing { Dns::default() } else { Dns::of(grant)? };
     match request.output {
         Output::ResolvConf if dns.nameservers.is_empty() => Err(Failed::NoNameServer.into()),
         _ => Ok(dns),

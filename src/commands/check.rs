@@ -127,7 +127,7 @@ fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
     let Some(mut host) = findings.note("netlink", Host::open(privilege), answers) else { return };
     findings.note("bridge", bridge::find(&mut host, grant), |found| {
         let Grant { bridge, address, .. } = grant;
-        match found.index() {
+        match &found.link {
             None => format!("{bridge} is not there yet; the first attach makes it"),
             Some(_) if found.is_ready() => format!("{bridge} is up, with {address}"),
             Some(_) => format!("{bridge} is half made; the next attach completes it"),

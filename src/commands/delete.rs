@@ -34,14 +34,11 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     };
     let wanted = Wanted { grant: &grant, target: &target, request, mtu: grant.mtu, deadline };
     let mut take_out = || {
-        let (lease, _) = lease::find_with_bridge(&mut host, &wanted, end)?;
+        let (lease, _) = lease::find_anywhere(&mut host, &wanted, end)?;
         trail.begins(&lease);
-        let ip = lease.address.ip;
-        if publish::is_published(&mut host, ip)? {
-            publish::remove::all_of(&mut host, ip, |host| {
-                Ok(lease::held(host, &lease, &target)?.is_some())
-            })?;
-        }
+        publish::remove::all_of(&mut host, lease.address.ip, |host| {
+            Ok(lease::held(host, &lease, &target)?.is_some())
+        })?;
         capability::give_up_all()?;
         // With the container's own rights.
         inside.remove(lease.index)

@@ -8,7 +8,7 @@ use crate::commands::attach::attach;
 use crate::commands::prune::prune;
 use crate::kernel::link::{self, Kind, Link};
 use crate::kernel::netlink::Netlink;
-use crate::network::lease::owner_of;
+use crate::network::lease::user_of;
 use crate::network::take::NAP;
 use crate::privilege::caller::Caller;
 use crate::report::error::{Failed, Result};
@@ -39,7 +39,7 @@ pub fn hook(caller: &Caller, mut request: Attach) -> Result<()> {
 fn see_off(caller: &Caller, name: &str, patience: Duration) -> Result<()> {
     let failed = Failed::netlink("reading the links");
     let deadline = Instant::now() + patience;
-    let is_own = |link: &Link| caller.is_root() || owner_of(&link.name) == Some(caller.uid);
+    let is_own = |link: &Link| caller.is_root() || user_of(&link.name) == Some(caller.uid);
     let is_of_it = |link: &Link| link.alias.as_deref() == Some(name) && is_own(link);
     let mut netlink = Netlink::open().map_err(&failed)?;
     while link::all(&mut netlink, Kind::Veth).map_err(&failed)?.iter().any(is_of_it)

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::kernel::link::{self, Kind, Link, Namespace};
 use crate::kernel::netlink::Netlink;
-use crate::network::lease::{address_of, is_of_a_lease, owner_of};
+use crate::network::lease::{address_of, is_of_a_lease, user_of};
 use crate::network::{Host, bridge};
 use crate::privilege::caller::Caller;
 use crate::privilege::capability;
@@ -65,7 +65,7 @@ pub fn list(caller: &Caller, json: bool) -> Result<()> {
     let mut netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
     let grant = Grant::of(caller).ok();
     let links = leases(&mut netlink, grant.as_ref().map(|grant| grant.address))?;
-    let used = links.iter().filter(|(_, link)| owner_of(&link.name) == Some(caller.uid)).count();
+    let used = links.iter().filter(|(_, link)| user_of(&link.name) == Some(caller.uid)).count();
     // Without names each user is told by number.
     let users = accounts::text_of(accounts::PASSWD).unwrap_or_default();
     let processes = if links.is_empty() { BTreeMap::new() } else { processes(&mut netlink) };
@@ -73,7 +73,7 @@ pub fn list(caller: &Caller, json: bool) -> Result<()> {
         let is_its_own = |(ip, owner, _): &&_| *ip == address.ip && *owner == link.name;
         Row {
             address: address.to_string(),
-            user: match owner_of(&link.name) {
+            user: match user_of(&link.name) {
                 Some(uid) => accounts::name_of(uid, &users).map_or(uid.to_string(), one_word),
                 // Only root can give a link another name.
                 None => "root".to_owned(),

@@ -38,10 +38,9 @@ pub fn attach_and_leave(caller: &Caller) -> Result<f64> {
 /// the channel. Then it deletes the veth pair by its `end`: the kernel would do so too, but only after
 /// this program has said that all is gone.
 fn live(parent: &Channel, end: &IfName) {
-    let made = match capability::give_up_all() {
-        Ok(()) => unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET),
-        Err(_) => Err(Errno::EPERM),
-    };
+    let made = capability::give_up_all()
+        .map_err(|_| Errno::EPERM)
+        .and_then(|()| unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET));
     let errno = made.err().map_or(0, |errno| errno as i32);
     if parent.send(&errno).is_some() && errno == 0 {
         let _: Option<()> = parent.receive();

@@ -25,7 +25,7 @@ pub use self::transaction::{Step, optimistic, optimistic_mending};
 pub use self::verify::Seen;
 use crate::kernel::link::{By, Link};
 use crate::kernel::nftables::Batch;
-use crate::network::lease::{address_of, owner_of};
+use crate::network::lease::{address_of, user_of};
 use crate::network::pool::Pool;
 use crate::network::{Host, bridge};
 use crate::report::error::Result;
@@ -80,7 +80,7 @@ fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
         optimistic(host, |host| {
             let seen = look(host, grant)?;
             let leases = host.leases()?;
-            let owners = leases.iter().filter_map(|link| owner_of(&link.name));
+            let owners = leases.iter().filter_map(|link| user_of(&link.name));
             let users: BTreeSet<u32> = owners.chain(newcomer).collect();
             let users: Vec<_> = users.into_iter().map(elements::user).collect();
             let mut batch = Batch::default();
@@ -147,7 +147,7 @@ fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
     for subnet in subnets {
         batch.add(&SUBNETS, &elements::subnet(*subnet));
         if PREFIXES.contains(&subnet.prefix) {
-            let pool = Pool::of(*subnet);
+            let pool = Pool(*subnet);
             batch.add(&LEASES, &pool.all().map(elements::lease).collect::<Vec<_>>());
             batch.add(&ADDRESSES, &elements::addresses(pool));
         }
@@ -163,7 +163,7 @@ fn add_owners(batch: &mut Batch, grant: &Grant, leases: &[Link]) {
     for link in leases.iter().filter(|link| link.up) {
         if let Some(address) = address_of(link.index, grant.address) {
             // Only root can give a host end another name.
-            set_owner(batch, address.ip, owner_of(&link.name).unwrap_or_default());
+            set_owner(batch, address.ip, user_of(&link.name).unwrap_or_default());
         }
     }
 }

@@ -58,7 +58,7 @@ fn by_chain(mut rules: Vec<RuleMark>) -> Vec<RuleMark> {
 /// Whether the sets have what this network needs. Elements are made together, so of many one tells.
 fn has_elements(ruleset: &mut Ruleset, grant: &Grant) -> Result<bool, Error> {
     let subnet = grant.address;
-    let pool = Pool::of(subnet);
+    let pool = Pool(subnet);
     for (set, element) in [
         (&BRIDGES, elements::bridge(&grant.bridge)),
         (&WITHIN, elements::within(&grant.bridge)),

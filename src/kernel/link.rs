@@ -4,8 +4,8 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 pub use netlink_packet_route::link::InfoKind as Kind;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 pub use netlink_packet_route::nsid::NsidAttribute as Namespace;
 use netlink_packet_route::nsid::NsidMessage;
@@ -17,6 +17,7 @@ use nix::libc::{
 
 use crate::kernel::answer;
 use crate::kernel::netlink::{Change, Error, Netlink, Result, found};
+use crate::privilege::sys;
 use crate::request::address::{IfName, Mac};
 
 /// What this program needs to know of an interface.
@@ -26,11 +27,9 @@ pub struct Link {
     pub name: String,
     /// Its kind, if it is a virtual interface.
     pub kind: Option<Kind>,
-    /// Its Ethernet address, if it has one.
     pub mac: Option<Mac>,
     /// Whether it is set up (`IFF_UP`).
     pub up: bool,
-    /// Its MTU in bytes.
     pub mtu: u32,
     /// The index of the bridge that it is a port of.
     pub master: Option<u32>,
@@ -66,7 +65,6 @@ impl From<Answer> for Link {
     }
 }
 
-/// Which interface is meant.
 #[derive(Debug, Clone, Copy)]
 pub enum By<'a> {
     Index(u32),
@@ -85,32 +83,46 @@ pub fn message(by: By, mut attributes: Vec<LinkAttribute>) -> LinkMessage {
     message
 }
 
-/// Leaves counters out of an answer: this program does not need them, and they are most of the work.
-fn skip_counters() -> LinkAttribute {
-    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+/// What makes an interface one of this kind.
+pub fn of_kind(kind: Kind, data: InfoData) -> LinkAttribute {
+    LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])
+}
+
+/// Whether there is such an interface. Unlike [`get`] this takes no lock in the kernel, so it costs
+/// little and never waits. CAP_NET_ADMIN and CAP_SYS_MODULE must not be in effect.
+pub fn exists(netlink: &Netlink, by: By) -> Result<bool> {
+    let exists = match by {
+        By::Index(index) => sys::interface_exists(&netlink.socket, index),
+        By::Name(name) => sys::interface_name_exists(&netlink.socket, name.as_str()),
+    };
+    exists.map_err(|errno| Error::Kernel(errno, 0))
+}
+
+/// The question for an interface, with these attributes. Counters are left out of the answer: this
+/// program does not need them, and they are most of the work.
+fn question(by: By, mut attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message(by, attributes))
 }
 
 /// Looks an interface up; `None` when there is none.
 pub fn get(netlink: &mut Netlink, by: By) -> Result<Option<Link>> {
-    let question = RouteNetlinkMessage::GetLink(message(by, vec![skip_counters()]));
-    Ok(found(netlink.ask(question))?.map(Answer::into))
+    Ok(found(netlink.ask(question(by, Vec::new())))?.map(Answer::into))
 }
 
 /// All interfaces of this kind.
 pub fn all(netlink: &mut Netlink, kind: Kind) -> Result<Vec<Link>> {
     let filter = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
-    let question =
-        RouteNetlinkMessage::GetLink(message(By::Index(0), vec![skip_counters(), filter]));
-    Ok(netlink.ask_all(question)?.into_iter().map(Answer::into).collect())
+    let answers = netlink.ask_all(question(By::Index(0), vec![filter]))?;
+    Ok(answers.into_iter().map(Answer::into).collect())
 }
 
 /// The name of the peer of `link` in its own network namespace, if the calling process may ask there:
 /// the owner of the user namespace may.
 pub fn name_inside(netlink: &mut Netlink, link: &Link) -> Option<String> {
     let namespace = LinkAttribute::IfNetnsId(link.peer_namespace?);
-    let question = message(By::Index(link.peer?), vec![namespace, skip_counters()]);
-    let answer: Answer = netlink.ask(RouteNetlinkMessage::GetLink(question)).ok()?;
-    let inside = Link::from(answer);
+    let question = question(By::Index(link.peer?), vec![namespace]);
+    let inside = Link::from(netlink.ask(question).ok()?);
     (inside.peer == Some(link.index)).then_some(inside.name)
 }
 
@@ -130,7 +142,6 @@ pub fn change(by: By, attributes: Vec<LinkAttribute>) -> Change {
     (RouteNetlinkMessage::NewLink(message(by, attributes)), 0)
 }
 
-/// The request to set an interface up.
 pub fn set_up(index: u32) -> Change {
     (RouteNetlinkMessage::SetLink(up(message(By::Index(index), Vec::new()))), 0)
 }

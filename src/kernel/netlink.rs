@@ -22,27 +22,21 @@ use nix::libc::MSG_TRUNC;
 use thiserror::Error;
 
 use crate::kernel::answer::Answer;
-use crate::privilege::sys;
-use crate::request::address::IfName;
 
 /// Room for one reply. One of a dump has 32 KiB at most (`netlink_dump`, `net/netlink/af_netlink.c`).
 /// One about a link is as long as its attributes: the alternative names alone can have 64 KiB. With
 /// room for 128 KiB the allocator would map and unmap pages for each socket.
 const REPLY: usize = 96 << 10;
 
-/// The alignment of messages.
 const ALIGNMENT: usize = NLMSG_ALIGNTO as usize;
 
-/// How often a dump is tried.
 const DUMPS: u32 = 100;
 
 /// A request for a change: a message, and its flags beside `NLM_F_REQUEST`.
 pub type Change<M = RouteNetlinkMessage> = (M, u16);
 
-/// What came of a request.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The kernel's own answer, and the number of the request, from 0.
@@ -78,7 +72,7 @@ impl Error {
 
 /// A socket to one of the kernel's services in one network namespace.
 pub struct Netlink {
-    socket: Socket,
+    pub(super) socket: Socket,
     /// How far the type of an answer is below the type of its question.
     answers_below: u16,
     sequence: u32,
@@ -103,19 +97,6 @@ impl Netlink {
         // Connecting binds the socket as well. The kernel has port 0.
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Netlink { socket, answers_below, sequence: 0, buffer: Vec::with_capacity(REPLY) })
-    }
-
-    /// Whether an interface has the index `index`. Unlike a question for the interface itself this
-    /// takes no lock in the kernel, so it costs little and never waits.
-    pub fn has_index(&self, index: u32) -> Result<bool> {
-        sys::interface_exists(&self.socket, index).map_err(|errno| Error::Kernel(errno, 0))
-    }
-
-    /// Whether an interface has the name or alternative name `name`; likewise. CAP_NET_ADMIN and
-    /// CAP_SYS_MODULE must not be in effect.
-    pub fn has_name(&self, name: &IfName) -> Result<bool> {
-        sys::interface_name_exists(&self.socket, name.as_str())
-            .map_err(|errno| Error::Kernel(errno, 0))
     }
 
     /// Asks for one object. That there is none is an error: ENODEV, ENOENT and the like.

@@ -14,6 +14,11 @@ use crate::request::ports::{Mapping, Protocol};
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// States of sockets, as bits (`net/tcp_states.h`). One of UDP that waits for any client is closed.
+const ESTABLISHED: u32 = 1 << 1;
+const CLOSE: u32 = 1 << 7;
+pub const LISTEN: u32 = 1 << 10;
+
 /// The question for sockets in these states: `struct inet_diag_req_v2` (`linux/inet_diag.h`). Its other
 /// fields stay zero: at any address, without extensions.
 #[derive(Clone)]
@@ -54,14 +59,13 @@ pub struct Places(pub Vec<Place>);
 impl Places {
     /// Where programs of the host wait for any client.
     pub fn listening(protocol: Protocol) -> Result<Places> {
-        read(&mut Netlink::connect(NETLINK_SOCK_DIAG, 0)?, protocol, waiting(protocol))
+        let states = if protocol == Protocol::Tcp { LISTEN } else { CLOSE };
+        read(&mut Netlink::connect(NETLINK_SOCK_DIAG, 0)?, protocol, states)
     }
 
-    /// Where programs of the host have a socket of UDP: for any client, or for one peer
-    /// (`TCP_ESTABLISHED`).
+    /// Where programs of the host have a socket of UDP: for any client, or for one peer.
     pub fn of_udp() -> Result<Places> {
-        let states = waiting(Protocol::Udp) | 1 << 1;
-        read(&mut Netlink::connect(NETLINK_SOCK_DIAG, 0)?, Protocol::Udp, states)
+        read(&mut Netlink::connect(NETLINK_SOCK_DIAG, 0)?, Protocol::Udp, CLOSE | ESTABLISHED)
     }
 
     /// Whether one of them is where `mapping` would be published.
@@ -70,15 +74,6 @@ impl Places {
             *port == mapping.host_port
                 && (ip.is_none() || mapping.host_ip.is_none() || *ip == mapping.host_ip)
         })
-    }
-}
-
-/// The state in which a program waits for any client (`net/tcp_states.h`), as a bit.
-pub fn waiting(protocol: Protocol) -> u32 {
-    match protocol {
-        // TCP_LISTEN, TCP_CLOSE.
-        Protocol::Tcp => 1 << 10,
-        Protocol::Udp => 1 << 7,
     }
 }
 

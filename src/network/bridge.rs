@@ -3,14 +3,15 @@
 //! it, since another run may add a port to it at any moment.
 
 use netlink_packet_route::link::{
-    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoData, LinkAttribute, LinkInfo,
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoData, LinkAttribute,
 };
 use nix::errno::Errno;
+use nix::libc::{RTA_DST, RTA_MULTIPATH, RTA_OIF};
 
-use super::{Host, overlap};
+use super::Host;
 use crate::kernel::link::{self, By, Kind, Link};
 use crate::kernel::netlink::Netlink;
-use crate::kernel::route;
+use crate::kernel::route::{self, Route};
 use crate::report::error::{Error, Failed, Result};
 use crate::request::address::{Cidr, Mac};
 use crate::request::policy::Grant;
@@ -21,10 +22,15 @@ use crate::request::policy::Grant;
 /// advertisement to :02 was seen to take the host's default route.
 const GROUP_FWD_MASK: u16 = 0xfff8;
 
+/// The id of a nexthop object, of which there can be several (`linux/rtnetlink.h`).
+const RTA_NH_ID: u16 = 30;
+
+const ALL_TABLES: u8 = 0;
+
 /// The bridge as it is found, before anything is changed.
 #[derive(Debug)]
 pub struct Found {
-    link: Option<Link>,
+    pub link: Option<Link>,
     /// Whether it has the address of the policy.
     addressed: bool,
 }
@@ -39,53 +45,77 @@ impl Found {
     pub fn is_ready(&self) -> bool {
         self.addressed && self.link.as_ref().is_some_and(|link| link.up)
     }
-
-    /// The bridge's index, if there is one.
-    pub fn index(&self) -> Option<u32> {
-        self.link.as_ref().map(|link| link.index)
-    }
 }
 
 /// Looks at the bridge that `grant` names, and checks that it can be used or made: no other interface has
 /// its name, it has no other address, no other route overlaps its subnet. Changes nothing.
 pub fn find(host: &mut Host, grant: &Grant) -> Result<Found> {
     let link = host.link(By::Name(&grant.bridge))?;
-    let addressed = match &link {
-        Some(Link { kind: Some(Kind::Bridge), index, .. }) => {
-            let addresses = addresses(&mut host.netlink, *index)?;
-            let addressed = addresses.contains(&grant.address);
-            if !addressed && !addresses.is_empty() {
-                return Err(Failed::BridgeAddress(grant.bridge.clone(), grant.address).into());
-            }
-            addressed
+    let mut addressed = false;
+    if let Some(link) = &link {
+        if link.kind != Some(Kind::Bridge) {
+            return Err(Failed::NotABridge(grant.bridge.clone()).into());
         }
-        Some(_) => return Err(Failed::NotABridge(grant.bridge.clone()).into()),
-        None => false,
-    };
+        let addresses = addresses(&mut host.netlink, link.index)?;
+        addressed = addresses.contains(&grant.address);
+        if !addressed && !addresses.is_empty() {
+            return Err(Failed::BridgeAddress(grant.bridge.clone(), grant.address).into());
+        }
+    }
     if !addressed {
-        overlap::refuse(host, grant)?;
+        refuse_overlap(host, grant)?;
     }
     Ok(Found { link, addressed })
+}
+
+/// Refuses the subnet of `grant` if a route of another interface than its bridge overlaps it: the more
+/// specific of the two routes would hide the other.
+fn refuse_overlap(host: &mut Host, grant: &Grant) -> Result<()> {
+    let routes = route::routes(&mut host.netlink, ALL_TABLES)
+        .map_err(Failed::netlink("reading the routes"))?;
+    let overlapping: Vec<_> = routes
+        .iter()
+        .filter_map(destination)
+        .filter(|(destination, _)| destination.overlaps(grant.address))
+        .collect();
+    if overlapping.is_empty() {
+        return Ok(());
+    }
+    // Looked up after the routes: another run may have made the bridge, and its route, meanwhile.
+    let bridge = host.link(By::Name(&grant.bridge))?.map(|link| link.index);
+    match overlapping.iter().find(|(_, interface)| interface.is_none() || *interface != bridge) {
+        Some((other, _)) => Err(Failed::Overlap(grant.address, *other).into()),
+        None => Ok(()),
+    }
+}
+
+/// The destination of a route and the index of its interface, `None` if it has several. A route with a
+/// prefix of 0 or 1 counts as none: it is a default route, or one half of a VPN's. So does a route
+/// without an interface (blackhole, unreachable).
+pub fn destination(route: &Route) -> Option<(Cidr, Option<u32>)> {
+    let [_, prefix, ..] = route.header;
+    let ip = route.ipv4(RTA_DST)?;
+    let several = || [RTA_MULTIPATH, RTA_NH_ID].iter().any(|kind| route.get(*kind).is_some());
+    let interface = route.number(RTA_OIF);
+    let destination = Cidr::new(ip, prefix)?;
+    (prefix > 1 && (interface.is_some() || several())).then_some((destination, interface))
 }
 
 /// Makes the bridge, or completes it. A bridge that is up is complete, by this program or by the admin,
 /// and keeps its settings.
 pub fn ensure(host: &mut Host, grant: &Grant, found: Found) -> Result<Link> {
-    if found.is_ready()
-        && let Some(link) = found.link
-    {
-        return Ok(link);
+    match found {
+        Found { link: Some(link), addressed: true } if link.up => return Ok(link),
+        _ => create(host, grant)?,
     }
-    create(host, grant)?;
-    let gone = || Failed::BridgeGone(grant.bridge.clone());
+    let gone = || Error::from(Failed::BridgeGone(grant.bridge.clone()));
     // Other runs may be working on the same bridge.
-    let Found { link: Some(link), addressed } = find(host, grant)? else {
-        return Err(gone().into());
-    };
+    let Found { link, addressed } = find(host, grant)?;
+    let link = link.ok_or_else(gone)?;
     complete(host, grant, &link, addressed).map_err(|error| or_gone(host, grant, &link, error))?;
     match find(host, grant)? {
         Found { link: Some(link), addressed: true } => Ok(link),
-        _ => Err(gone().into()),
+        _ => Err(gone()),
     }
 }
 
@@ -106,22 +136,16 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Cidr>> {
 }
 
 fn create(host: &mut Host, grant: &Grant) -> Result<()> {
-    let mut attributes = vec![
-        LinkAttribute::IfName(grant.bridge.to_string()),
-        LinkAttribute::Mtu(passing_mtu(grant.mtu)),
-    ];
+    // Another MTU than it will have. Only a change pins it (`br_change_mtu`, `net/bridge/br_device.c`);
+    // else it follows the lowest MTU of the ports.
+    let passing_mtu = if grant.mtu > 68 { grant.mtu - 1 } else { grant.mtu + 1 };
+    let mut attributes = vec![LinkAttribute::Mtu(passing_mtu)];
     attributes.extend(settings(grant));
-    let bridge = link::message(By::Index(0), attributes);
+    let bridge = link::message(By::Name(&grant.bridge), attributes);
     match host.change("creating the bridge", |netlink| link::create(netlink, bridge)) {
         Err(error) if error.is(Errno::EEXIST) => Ok(()),
         done => done,
     }
-}
-
-/// The MTU that the bridge is born with: another than it will have. Only a change pins it
-/// (`br_change_mtu`, `net/bridge/br_device.c`); else it follows the lowest MTU of the ports.
-fn passing_mtu(mtu: u32) -> u32 {
-    if mtu > 68 { mtu - 1 } else { mtu + 1 }
 }
 
 /// The settings of a bridge of this program.
@@ -136,10 +160,7 @@ fn settings(grant: &Grant) -> [LinkAttribute; 2] {
     [
         // Without it the address would change with the ports.
         LinkAttribute::Address(Mac::of(grant.address.ip).0.to_vec()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(Kind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(data)),
-        ]),
+        link::of_kind(Kind::Bridge, InfoData::Bridge(data)),
     ]
 }
 
@@ -153,8 +174,7 @@ fn complete(host: &mut Host, grant: &Grant, link: &Link, addressed: bool) -> Res
         host.change("adding the bridge's address", |netlink| netlink.change(address))?;
     }
     // Up last: it says that everything before is done.
-    let up = link::set_up(link.index);
-    host.change("setting the bridge up", |netlink| netlink.change(up))
+    host.change("setting the bridge up", |netlink| netlink.change(link::set_up(link.index)))
 }
 
 /// Configures the bridge while it is down; some settings cannot be made at its creation.
@@ -172,4 +192,29 @@ fn configure(host: &mut Host, grant: &Grant, link: &Link) -> Result<()> {
         host.set_switch(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name), "0")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
+
+    use super::*;
+
+    #[test]
+    fn a_route_that_cannot_be_leads_nowhere() {
+        let destination = |prefix: u8| {
+            let mut bytes = vec![0; 12];
+            bytes[1] = prefix;
+            for (kind, value) in [(RTA_DST, [10, 0, 0, 0]), (RTA_OIF, 7_u32.to_ne_bytes())] {
+                bytes.extend([8_u16.to_ne_bytes(), kind.to_ne_bytes()].concat());
+                bytes.extend(value);
+            }
+            let route = Route::deserialize(&NetlinkHeader::default(), &bytes).unwrap();
+            super::destination(&route).map(|(to, _)| to.to_string())
+        };
+        assert_eq!(destination(8).as_deref(), Some("10.0.0.0/8"));
+        for prefix in [0, 1, 33, 255] {
+            assert_eq!(destination(prefix), None, "{prefix}");
+        }
+    }
 }

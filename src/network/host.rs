@@ -15,7 +15,7 @@ use crate::kernel::nftables::{Element, Ruleset, Set};
 use crate::kernel::route;
 use crate::privilege::capability::Privilege;
 use crate::report::error::{Failed, Result};
-use crate::request::address::{Cidr, IfName};
+use crate::request::address::Cidr;
 
 /// The network of the namespace that this process is in. Links, addresses and routes are read without a
 /// capability; each other request raises CAP_NET_ADMIN for itself.
@@ -39,14 +39,9 @@ impl Host<'_> {
         link::get(&mut self.netlink, by).map_err(Failed::netlink("looking an interface up"))
     }
 
-    /// Whether an interface has this index.
-    pub fn has_index(&self, index: u32) -> Result<bool> {
-        self.netlink.has_index(index).map_err(Failed::netlink("looking an index up"))
-    }
-
-    /// Whether an interface has this name or alternative name.
-    pub fn has_name(&self, name: &IfName) -> Result<bool> {
-        self.netlink.has_name(name).map_err(Failed::netlink("looking a name up"))
+    /// Whether there is such an interface, see [`link::exists`].
+    pub fn has(&self, by: By) -> Result<bool> {
+        link::exists(&self.netlink, by).map_err(Failed::netlink("looking an interface up"))
     }
 
     /// The addresses that are the host's own, in ranges.
@@ -98,9 +93,9 @@ impl Host<'_> {
         self.ruleset("reading it", |ruleset| ruleset.elements(set))
     }
 
-    /// Makes the kernel forget flows. They are read first; then `still` says of each container's address
-    /// whether this is still right; then those that were read are deleted, each by its id. So a run that
-    /// is stopped in between deletes no later flow. A kernel without this service is no error.
+    /// Makes the kernel forget flows, in the order that [`conntrack`] explains: they are read; `still` says
+    /// of each container's address whether this is still right; those that were read are deleted. A kernel
+    /// without this service is no error.
     pub fn forget_flows(
         &mut self,
         read: impl FnOnce(&mut Netlink) -> Result<Flows, netlink::Error>,

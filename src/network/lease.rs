@@ -10,9 +10,10 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use super::Host;
+use super::take::NAP;
 use crate::inside::End;
 use crate::kernel::link::{self, By, Kind, Link, Namespace};
-use crate::report::error::{Error, Failed, Result};
+use crate::report::error::{Error, Failed, Refused, Result};
 use crate::request::address::{Cidr, IfName};
 use crate::request::cli::Attach;
 use crate::request::policy::Grant;
@@ -50,7 +51,7 @@ pub fn slot_name(uid: u32, slot: u32) -> IfName {
 }
 
 /// The uid in the name of a host end; `None` if this program gives no such name.
-pub fn owner_of(name: &str) -> Option<u32> {
+pub fn user_of(name: &str) -> Option<u32> {
     let (uid, slot) = name.strip_prefix("ns")?.split_once('-')?;
     let is_slot = (1..=2).contains(&slot.len()) && slot.bytes().all(|b| b.is_ascii_alphanumeric());
     uid.parse().ok().filter(|owner: &u32| is_slot && owner.to_string() == uid)
@@ -66,21 +67,18 @@ pub fn is_of_a_lease(link: &Link) -> bool {
 pub struct Lease {
     /// The container's address, with the subnet's prefix length.
     pub address: Cidr,
-    /// The index of the host end.
     pub index: u32,
-    /// The name of the host end.
     pub host_end: IfName,
     /// The group of the host end: a number that no other link has. The index can be another link's by
     /// now, and the name another link's of the same user. The group means this link only.
     pub group: u32,
-    /// How far its bridge port is.
     pub port: Port,
 }
 
 impl Lease {
     /// The uid of the user whose lease it is. Only root can give a host end another name.
     pub fn user(&self) -> u32 {
-        owner_of(self.host_end.as_str()).unwrap_or_default()
+        user_of(self.host_end.as_str()).unwrap_or_default()
     }
 }
 
@@ -108,14 +106,38 @@ pub struct Wanted<'a> {
     pub deadline: Instant,
 }
 
+impl Wanted<'_> {
+    /// Tries until the deadline, as long as `attempt` fails because something is taken: by a container
+    /// that may be dying.
+    pub fn wait_for<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            let outcome = attempt();
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !outcome.as_ref().is_err_and(is_taken) {
+                return outcome;
+            }
+            self.target.sleep(NAP.min(left))?;
+        }
+    }
+}
+
+fn is_taken(error: &Error) -> bool {
+    use Failed::{HostName, Leased, PortPublished, SubnetFull};
+    matches!(
+        error,
+        Error::Refused(Refused::Quota(..) | Refused::PortQuota(..))
+            | Error::Failed(HostName(_) | Leased(_) | PortPublished(..) | SubnetFull(_))
+    )
+}
+
 /// The lease that the target has already, if the interface `end` inside is the container end of one. The
 /// host's view decides that; the inside says only where to look.
 ///
 /// [`Failed::NameInside`] if the interface is something else, [`Failed::AttachedAlready`] if it has
 /// another address than the one wanted, [`Failed::BridgeDeleted`].
 pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
-    let (lease, bridge) = find_with_bridge(host, wanted, end)?;
-    if bridge.is_none() {
+    let (lease, at_bridge) = find_anywhere(host, wanted, end)?;
+    if !at_bridge {
         return Err(Failed::BridgeDeleted(wanted.grant.bridge.clone()).into());
     }
     let request = wanted.request;
@@ -127,35 +149,28 @@ pub fn find(host: &mut Host, wanted: &Wanted, end: End) -> Result<Lease> {
     }
 }
 
-/// The same, with the index of the bridge. `None`: the bridge was deleted.
-pub fn find_with_bridge(
-    host: &mut Host,
-    wanted: &Wanted,
-    end: End,
-) -> Result<(Lease, Option<u32>)> {
+/// The same, also if the bridge was deleted. Gives whether the lease is at its bridge.
+pub fn find_anywhere(host: &mut Host, wanted: &Wanted, end: End) -> Result<(Lease, bool)> {
     let foreign = || Error::from(Failed::NameInside(wanted.request.container_end.clone()));
     let index = end.peer.ok_or_else(foreign)?;
     let address = address_of(index, wanted.grant.address).ok_or_else(foreign)?;
     let link = host.link(By::Index(index))?.ok_or_else(foreign)?;
-    let of_the_caller = wanted.grant.uid == 0 || owner_of(&link.name) == Some(wanted.grant.uid);
-    let to_the_target = link.peer == Some(end.index)
-        && link.peer_namespace.is_some()
-        && link.peer_namespace == namespace_id(host, wanted.target)?;
+    let of_the_caller = wanted.grant.uid == 0 || user_of(&link.name) == Some(wanted.grant.uid);
+    let to_the_target = link.peer == Some(end.index) && leads_into(host, &link, wanted.target)?;
     // The bridge as it is now: another run for the same container may just have made it.
     let bridge = host.link(By::Name(&wanted.grant.bridge))?.map(|bridge| bridge.index);
-    let master = match link.master {
+    let at_bridge = link.master.is_some() && link.master == bridge;
+    let elsewhere = match link.master {
         // It may also have been deleted since.
-        Some(other) if Some(other) != bridge && host.link(By::Index(other))?.is_some() => {
-            return Err(foreign());
-        }
-        master => master.filter(|master| Some(*master) == bridge),
+        Some(other) if !at_bridge => host.has(By::Index(other))?,
+        _ => false,
     };
-    if !of_the_caller || !to_the_target || !is_of_a_lease(&link) {
+    if elsewhere || !of_the_caller || !to_the_target || !is_of_a_lease(&link) {
         return Err(foreign());
     }
     let host_end = link.name.parse().map_err(|_| foreign())?;
     let port = if link.up { Port::Open } else { Port::Closed };
-    Ok((Lease { address, index, host_end, group: link.group, port }, master))
+    Ok((Lease { address, index, host_end, group: link.group, port }, at_bridge))
 }
 
 /// The link of `lease`, if it is still the target's: a veth pair can be removed from inside, and its
@@ -164,15 +179,16 @@ pub fn held(host: &mut Host, lease: &Lease, target: &Target) -> Result<Option<Li
     let Some(link) = host.link(By::Index(lease.index))? else { return Ok(None) };
     let still = link.name == lease.host_end.as_str()
         && link.group == lease.group
-        && link.peer_namespace.is_some()
-        && link.peer_namespace == namespace_id(host, target)?;
-    Ok(Some(link).filter(|_| still))
+        && leads_into(host, &link, target)?;
+    Ok(still.then_some(link))
 }
 
-/// The id by which this network namespace knows the target.
-fn namespace_id(host: &mut Host, target: &Target) -> Result<Option<i32>> {
-    link::namespace_id(&mut host.netlink, Namespace::Fd(target.net.as_raw_fd().cast_unsigned()))
-        .map_err(Failed::netlink("reading the id of the container's namespace"))
+/// Whether the peer of `link` is in the target.
+fn leads_into(host: &mut Host, link: &Link, target: &Target) -> Result<bool> {
+    let target = Namespace::Fd(target.net.as_raw_fd().cast_unsigned());
+    let id = link::namespace_id(&mut host.netlink, target)
+        .map_err(Failed::netlink("reading the id of the container's namespace"))?;
+    Ok(id.is_some() && id == link.peer_namespace)
 }
 
 #[cfg(test)]
@@ -206,11 +222,11 @@ mod tests {
         let names: std::collections::HashSet<_> =
             (0..=1023).map(|slot| slot_name(7, slot).to_string()).collect();
         assert_eq!(names.len(), 1024);
-        assert!(names.iter().all(|name| owner_of(name) == Some(7)));
+        assert!(names.iter().all(|name| user_of(name) == Some(7)));
         for foreign in
             ["ns77-0", "ns7-", "ns7-000", "ns7--1", "veth0", "ns7-0/", "ns07-0", "ns+7-0"]
         {
-            assert_ne!(owner_of(foreign), Some(7), "{foreign}");
+            assert_ne!(user_of(foreign), Some(7), "{foreign}");
         }
     }
 }

@@ -3,7 +3,6 @@
 pub mod bridge;
 mod host;
 pub mod lease;
-pub mod overlap;
 pub mod owner;
 pub mod pool;
 pub mod port;

@@ -68,10 +68,7 @@ pub fn claim(host: &mut Host, wanted: &Wanted, lease: &Lease, bridge: u32) -> Re
     let Wanted { grant, target, .. } = *wanted;
     let (ip, uid) = (lease.address.ip, lease.user());
     let last = last_user(host, ip)?;
-    let published = publish::is_published(host, ip)?;
-    if published {
-        publish::remove::all_of(host, ip, |host| is_closed(host, lease, target))?;
-    }
+    let published = publish::remove::all_of(host, ip, |host| is_closed(host, lease, target))?;
     // A packet that waits for the address to be resolved has passed the firewall already.
     forget_neighbour(host, bridge, ip)?;
     if wanted.request.container_address.is_some() {
@@ -111,15 +108,12 @@ fn forget_flows_of_many(host: &mut Host, grant: &Grant, uid: u32) -> Result<()> 
 /// Whether the bridge port of `lease` is closed yet. Once it is open, another run for the same container
 /// has done everything. [`Failed::LeaseLost`] if the lease is not the target's any more.
 fn is_closed(host: &mut Host, lease: &Lease, target: &Target) -> Result<bool> {
-    match lease::held(host, lease, target)? {
-        Some(link) => Ok(!link.up),
-        None => Err(Failed::LeaseLost.into()),
-    }
+    let link = lease::held(host, lease, target)?.ok_or(Failed::LeaseLost)?;
+    Ok(!link.up)
 }
 
 /// Makes the kernel forget the neighbour entry of a container, and with it the packets that wait there.
 pub fn forget_neighbour(host: &mut Host, bridge: u32, ip: Ipv4Addr) -> Result<()> {
-    host.change("forgetting the container's neighbour entry", |netlink| {
-        route::forget_neighbour(netlink, bridge, ip)
-    })
+    let forget = |netlink: &mut _| route::forget_neighbour(netlink, bridge, ip);
+    host.change("forgetting the container's neighbour entry", forget)
 }

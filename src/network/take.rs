@@ -3,9 +3,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use nix::errno::Errno;
 
 use super::lease::{GROUP_MARK, Lease, Port, Wanted, find, index_of, slot_name};
@@ -14,9 +14,9 @@ use super::{Host, owner};
 use crate::inside::Inside;
 use crate::kernel::link::{self, By, Kind, Link};
 use crate::publish;
-use crate::report::error::{Error, Failed, Refused, Result};
+use crate::report::error::{Failed, Refused, Result};
 use crate::request::address::{Cidr, IfName, Mac};
-use crate::request::policy::MOST_LINKS;
+use crate::request::policy::{Grant, MOST_LINKS};
 
 /// How long to sleep between two tries to get what is still taken.
 pub const NAP: Duration = Duration::from_millis(20);
@@ -38,60 +38,49 @@ pub struct Choice {
 /// [`Failed::Leased`], [`Failed::SubnetFull`], [`Refused::Quota`] or [`Failed::HostName`] says what stays
 /// taken.
 pub fn choose(host: &mut Host, wanted: &Wanted) -> Result<Choice> {
-    loop {
-        let taken = match (free_name(host, wanted)?, free_address(host, wanted)?) {
-            (Ok(host_end), Ok(ip)) => return Ok(Choice { ip, host_end }),
-            (Err(taken), _) | (_, Err(taken)) => taken,
-        };
-        let left = wanted.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(taken);
-        }
-        wanted.target.sleep(NAP.min(left))?;
-    }
+    wanted.wait_for(|| {
+        let host_end = free_name(host, wanted)?;
+        Ok(Choice { host_end, ip: free_address(host, wanted)? })
+    })
 }
 
-/// A free name of the host end, or the error if there stays none.
-fn free_name(host: &Host, wanted: &Wanted) -> Result<Result<IfName, Error>> {
+/// A free name of the host end.
+fn free_name(host: &Host, wanted: &Wanted) -> Result<IfName> {
+    let Grant { uid, links, .. } = *wanted.grant;
+    let if_free = |name: IfName| Ok((!host.has(By::Name(&name))?).then_some(name));
     // Only root names it.
-    if let Some(name) = &wanted.request.host_end
-        && wanted.grant.uid == 0
-    {
-        let free = !host.has_name(name)?;
-        return Ok(free.then_some(name.clone()).ok_or(Failed::HostName(name.clone()).into()));
+    if let Some(name) = wanted.request.host_end.as_ref().filter(|_| uid == 0) {
+        return if_free(name.clone())?.ok_or(Failed::HostName(name.clone()).into());
     }
-    let links = wanted.grant.links;
-    let slot = lowest_free(links, |slot| host.has_name(&slot_name(wanted.grant.uid, slot)))?;
-    let name = slot.map(|slot| slot_name(wanted.grant.uid, slot));
-    Ok(name.ok_or(Refused::Quota(links, wanted.grant.uid).into()))
+    let free = lowest_free(links, |slot| if_free(slot_name(uid, slot)))?;
+    Ok(free.ok_or(Refused::Quota(links, uid))?)
 }
 
-/// A free address, likewise: the lowest that is the caller's own or nobody's, if there is one
-/// ([`super::owner`]).
-fn free_address(host: &mut Host, wanted: &Wanted) -> Result<Result<Ipv4Addr, Error>> {
+/// A free address: the lowest that is the caller's own or nobody's, if there is one ([`super::owner`]).
+fn free_address(host: &mut Host, wanted: &Wanted) -> Result<Ipv4Addr> {
+    let if_free =
+        |host: &Host, ip| -> Result<_> { Ok((!host.has(By::Index(index_of(ip)))?).then_some(ip)) };
     if let Some(Cidr { ip, .. }) = wanted.request.container_address {
-        let free = !host.has_index(index_of(ip))?;
-        return Ok(free.then_some(ip).ok_or(Failed::Leased(ip).into()));
+        return if_free(host, ip)?.ok_or(Failed::Leased(ip).into());
     }
-    let pool = Pool::of(wanted.grant.address);
-    let lowest = lowest_free(pool.len(), |place| host.has_index(index_of(pool.nth(place))))?;
-    let Some(lowest) = lowest.map(|place| pool.nth(place)) else {
-        return Ok(Err(Failed::SubnetFull(wanted.grant.address).into()));
-    };
+    let subnet = wanted.grant.address;
+    let pool = Pool(subnet);
+    let lowest = lowest_free(pool.len(), |place| if_free(host, pool.nth(place)))?;
+    let lowest = lowest.ok_or(Failed::SubnetFull(subnet))?;
     let suits = owner::last_user(host, lowest)?.is_none_or(|uid| uid == wanted.grant.uid)
         && (!wanted.request.publish.is_empty() || !publish::is_published(host, lowest)?);
     if suits {
-        return Ok(Ok(lowest));
+        return Ok(lowest);
     }
     let history = owner::History::read(host)?;
     let mut best = (history.cost(lowest, wanted), lowest);
     for ip in pool.all() {
         let cost = history.cost(ip, wanted);
-        if cost < best.0 && !host.has_index(index_of(ip))? {
+        if cost < best.0 && if_free(host, ip)?.is_some() {
             best = (cost, ip);
         }
     }
-    Ok(Ok(best.1))
+    Ok(best.1)
 }
 
 /// Takes the lease of `choice`, or of another one if another run was faster: creates both ends of the
@@ -105,7 +94,10 @@ pub fn take(
     inside: &mut Inside,
 ) -> Result<Lease> {
     for _ in 0..TRIES {
-        let group = random_group();
+        // The admin uses groups, with small numbers, to change many links at once. With a group of its own
+        // a link can be meant that no other link can be taken for. The standard library gets its random
+        // keys from the kernel (getrandom(2)).
+        let group = RandomState::new().hash_one(0) as u32 | GROUP_MARK;
         let request = veth_pair(wanted, bridge, &choice, group);
         match host.change("creating the veth pair", |netlink| link::create(netlink, request)) {
             Ok(()) => {
@@ -119,8 +111,8 @@ pub fn take(
             }
             // Four things answer so: the index, the name, an alternative name, the name inside.
             Err(error) if error.is(Errno::EEXIST) => {
-                if !host.has_index(index_of(choice.ip))?
-                    && !host.has_name(&choice.host_end)?
+                if !host.has(By::Index(index_of(choice.ip)))?
+                    && !host.has(By::Name(&choice.host_end))?
                     && let Some(end) = inside.look_up()?
                 {
                     // Another run for the same container may have been faster.
@@ -137,21 +129,11 @@ pub fn take(
     Err(Failed::Contended.into())
 }
 
-/// A group for one link. The admin uses groups, with small numbers, to change many links at once. With a
-/// group of its own a link can be meant that no other link can be taken for.
-fn random_group() -> u32 {
-    // The standard library gets its keys from the kernel (getrandom(2)).
-    let random = RandomState::new().hash_one(0);
-    (random as u32) & !GROUP_MARK | GROUP_MARK
-}
-
 /// Gives a lease back: the veth pair is deleted from inside, with the container's own rights, or else
 /// from the host.
 pub fn give_back(host: &mut Host, lease: &Lease, inside: &mut Inside) -> Result<()> {
-    if inside.remove(lease.index).is_ok() {
-        return Ok(());
-    }
-    host.change("deleting the veth pair", |netlink| link::delete_group(netlink, lease.group))
+    let delete = |netlink: &mut _| link::delete_group(netlink, lease.group);
+    inside.remove(lease.index).or_else(|_| host.change("deleting the veth pair", delete))
 }
 
 /// The message that creates both ends at once, the container's in its own namespace from the start:
@@ -175,10 +157,7 @@ fn veth_pair(wanted: &Wanted, bridge: &Link, choice: &Choice, group: u32) -> Lin
     outside.extend([
         LinkAttribute::Group(group),
         LinkAttribute::Controller(bridge.index),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(Kind::Veth),
-            LinkInfo::Data(InfoData::Veth(peer)),
-        ]),
+        link::of_kind(Kind::Veth, InfoData::Veth(peer)),
     ]);
     link::message(By::Index(index_of(ip)), outside)
 }

@@ -15,7 +15,6 @@ pub mod remove;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::time::Instant;
 
 use self::encode::leads_to;
 use self::plan::{Plan, Ports, check_granted, plan};
@@ -28,7 +27,6 @@ use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::{self, Lease, Wanted, index_of};
 use crate::network::owner::{History, last_user};
-use crate::network::take::NAP;
 use crate::report::error::{Error, Failed, Refused, Result, Usage};
 use crate::request::policy::Grant;
 use crate::request::ports::{MOST_PORTS, Mapping, Protocol};
@@ -37,11 +35,11 @@ use crate::request::ports::{MOST_PORTS, Mapping, Protocol};
 /// also at addresses that no container gets again.
 const MANY: usize = 64;
 
-/// Checks that what is wanted can be published: that the policy grants them, that their addresses are the
-/// host's, that no program waits there, and that no container has them. Waits until the deadline for a
-/// container that is dying. Nothing is changed.
+/// Checks that the wanted ports can be published: that the policy grants them, that their addresses are
+/// the host's, that no program waits there, and that no container has them. Waits until the deadline for
+/// a container that is dying. Nothing is changed.
 pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()> {
-    let Wanted { grant, target, deadline, .. } = *wanted;
+    let grant = wanted.grant;
     let mappings = &wanted.request.publish;
     if mappings.is_empty() {
         return Ok(());
@@ -55,14 +53,10 @@ pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()
         return Err(Usage::HostAddress(ip).into());
     }
     let own = own.map(|lease| lease.address.ip);
-    loop {
-        match plan(&mut Ports::of(host, own), grant, mappings) {
-            Err(Error::Failed(Failed::PortPublished(..))) if Instant::now() < deadline => {
-                target.sleep(NAP.min(deadline.saturating_duration_since(Instant::now())))?;
-            }
-            planned => return check_quota(host, grant, planned?.added.len(), own),
-        }
-    }
+    wanted.wait_for(|| {
+        let added = plan(&mut Ports::of(host, own), grant, mappings)?.added.len();
+        check_quota(host, grant, added, own)
+    })
 }
 
 /// Checks that so many ports more are within the caller's quota, and within what one container can have.
@@ -86,8 +80,8 @@ fn check_quota(host: &mut Host, grant: &Grant, added: usize, own: Option<Ipv4Add
     Ok(())
 }
 
-/// Publishes what is wanted for a lease whose bridge port is open. Gives them with the host ports that were
-/// chosen for 0. Fails like [`check`] if others were faster.
+/// Publishes the wanted ports for a lease whose bridge port is open. Gives them, with the host ports that
+/// were chosen for 0. Fails like [`check`] if others were faster.
 pub fn publish(host: &mut Host, wanted: &Wanted, lease: &Lease) -> Result<Vec<Mapping>> {
     let Wanted { grant, target, .. } = *wanted;
     let mappings = &wanted.request.publish;
@@ -132,20 +126,20 @@ fn addition(ip: Ipv4Addr, mappings: &[Mapping], lease: &Lease) -> Batch {
         mappings.iter().map(|mapping| encode::element(ip, mapping, &lease.host_end)).collect();
     let mut batch = Batch::default();
     set_owner(&mut batch, ip, lease.user());
-    batch.add(&PUBLISHING, &[mark(ip)]);
+    batch.add(&PUBLISHING, &[publishing(ip)]);
     batch.create(&PORTS, &ports);
     batch.add(&LIVE, &ports.iter().map(encode::live).collect::<Vec<_>>());
     batch
 }
 
 /// The element of the set `publishing`: something may lead to this address.
-fn mark(ip: Ipv4Addr) -> Element {
+fn publishing(ip: Ipv4Addr) -> Element {
     Element::key(ip.octets().into())
 }
 
 /// Whether something may be published for the container at this address.
 pub fn is_published(host: &mut Host, ip: Ipv4Addr) -> Result<bool> {
-    Ok(host.element(&PUBLISHING, mark(ip).key)?.is_some())
+    Ok(host.element(&PUBLISHING, publishing(ip).key)?.is_some())
 }
 
 /// All that is published: the container's address, the name of its host end, and the mapping.
@@ -159,8 +153,7 @@ pub fn all(host: &mut Host) -> Result<Vec<(Ipv4Addr, String, Mapping)>> {
 /// Leads clients of UDP that sent to these ports before they were published to `ip` from now on: the
 /// kernel remembers where their flows went as long as they send. A TCP client connects anew.
 fn redirect_udp(host: &mut Host, plan: &Plan, ip: Ipv4Addr) -> Result<()> {
-    let of_udp = |mapping: &&Mapping| mapping.protocol == Protocol::Udp;
-    let added: Vec<_> = plan.added.iter().filter(of_udp).collect();
+    let added: Vec<_> = plan.added.iter().filter(|port| port.protocol == Protocol::Udp).collect();
     if added.is_empty() {
         return Ok(());
     }

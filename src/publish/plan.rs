@@ -13,8 +13,8 @@ use crate::kernel::sock_diag::Places;
 use crate::network::Host;
 use crate::network::lease::index_of;
 use crate::network::pool::lowest_free;
-use crate::network::take::TRIES;
 use crate::report::error::{Failed, Refused, Result};
+use crate::request::address::Cidr;
 use crate::request::policy::Grant;
 use crate::request::ports::{DYNAMIC_PORTS, Mapping, Protocol};
 
@@ -104,20 +104,13 @@ fn choose(
     if let Some(port) = ports.given(asked)?.into_iter().find(|port| open.contains(port)) {
         return Ok((with(port), ports.there(&with(port))?));
     }
-    let at = |place: u32| open.get(place as usize).copied().unwrap_or_default();
     let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
-    for _ in 0..TRIES {
-        let free = lowest_free(count, |place| {
-            Ok(matches!(ports.there(&with(at(place)))?, There::Itself | There::Taken(_)))
-        })?;
-        let mapping = with(at(free.ok_or(Failed::NoFreePort(*asked))?));
-        // Another run may have been faster since.
-        match ports.there(&mapping)? {
-            There::Itself | There::Taken(_) => {}
-            there => return Ok((mapping, there)),
-        }
-    }
-    Err(Failed::Contended.into())
+    let free = lowest_free(count, |place| {
+        let mapping = with(open.get(place as usize).copied().unwrap_or_default());
+        let there = ports.there(&mapping)?;
+        Ok(matches!(there, There::Nothing | There::Stale).then_some((mapping, there)))
+    })?;
+    Ok(free.ok_or(Failed::NoFreePort(*asked))?)
 }
 
 /// The ports of the host, looked up in the kernel one by one.
@@ -128,7 +121,7 @@ pub struct Ports<'a, 'h> {
     /// Where programs wait, by protocol, read when it is needed first.
     listeners: HashMap<Protocol, Places>,
     /// The host's addresses, read when they are needed first.
-    local: Option<Vec<Ipv4Addr>>,
+    local: Option<Vec<Cidr>>,
 }
 
 impl<'a, 'h> Ports<'a, 'h> {
@@ -142,14 +135,12 @@ impl<'a, 'h> Ports<'a, 'h> {
         if mapping.host_ip.is_some() {
             return Ok(vec![mapping.host_ip, None]);
         }
-        if self.local.is_none() {
-            let ranges = self.host.local_addresses()?;
-            let mut local: Vec<_> =
-                ranges.iter().filter(|range| range.prefix == 32).map(|range| range.ip).collect();
-            local.push(Ipv4Addr::LOCALHOST);
-            self.local = Some(local);
-        }
-        Ok([None].into_iter().chain(self.local.iter().flatten().copied().map(Some)).collect())
+        let local = match &mut self.local {
+            Some(local) => local,
+            none => none.insert(self.host.local_addresses()?),
+        };
+        let single = local.iter().filter(|range| range.prefix == 32).map(|range| range.ip);
+        Ok([None].into_iter().chain(single.chain([Ipv4Addr::LOCALHOST]).map(Some)).collect())
     }
 
     /// The address of the container that an element leads to, if it is still the one that published it.
@@ -162,15 +153,10 @@ impl<'a, 'h> Ports<'a, 'h> {
 
 impl Lookup for Ports<'_, '_> {
     fn there(&mut self, mapping: &Mapping) -> Result<There> {
+        let failed = Failed::netlink("looking for programs that wait at a port");
         let listeners = match self.listeners.entry(mapping.protocol) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let listening = Places::listening(mapping.protocol);
-                new.insert(
-                    listening
-                        .map_err(Failed::netlink("looking for programs that wait at a port"))?,
-                )
-            }
+            Entry::Vacant(new) => new.insert(Places::listening(mapping.protocol).map_err(failed)?),
         };
         if listeners.hold(mapping) {
             return Ok(There::Taken(Failed::PortInUse(*mapping)));
@@ -178,13 +164,13 @@ impl Lookup for Ports<'_, '_> {
         let places = self.conflicting(mapping)?;
         let found = self.host.ruleset("reading it", |ruleset| {
             let key = |host_ip| encode::key(&Mapping { host_ip, ..*mapping });
-            let mut look = |ip| Ok(ruleset.element(&PORTS, key(ip))?.map(|element| (ip, element)));
-            places.into_iter().filter_map(|ip| look(ip).transpose()).collect::<Result<Vec<_>, _>>()
+            let mut look = |host_ip| ruleset.element(&PORTS, key(host_ip)).transpose();
+            places.into_iter().filter_map(&mut look).collect::<Result<Vec<_>, _>>()
         })?;
         let mut there = There::Nothing;
-        for (host_ip, element) in found {
+        for element in found {
             let own = self.own.map(|ip| encode::value(ip, mapping));
-            if host_ip == mapping.host_ip && Some(&element.value) == own.as_ref() {
+            if element.key == encode::key(mapping) && Some(&element.value) == own.as_ref() {
                 return Ok(There::Itself);
             }
             match self.holder(&element)? {
@@ -200,11 +186,11 @@ impl Lookup for Ports<'_, '_> {
         if !super::is_published(self.host, own)? {
             return Ok(Vec::new());
         }
-        let all = self.host.elements(&PORTS)?.into_iter().filter_map(|port| encode::mapping(&port));
-        let alike = |(ip, port): &(Ipv4Addr, Mapping)| {
+        let alike = |(ip, _, port): &(Ipv4Addr, String, Mapping)| {
             *ip == own && Mapping { host_port: 0, ..*port } == Mapping { host_port: 0, ..*mapping }
         };
-        Ok(all.filter(alike).map(|(_, port)| port.host_port).collect())
+        let all = super::all(self.host)?.into_iter();
+        Ok(all.filter(alike).map(|(.., port)| port.host_port).collect())
     }
 }
 

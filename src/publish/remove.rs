@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use super::encode::{leads_to, live};
-use super::mark;
+use super::{is_published, publishing};
 use crate::firewall::{self, LIVE, PORTS, PUBLISHING, Step, optimistic};
 use crate::kernel::link::By;
 use crate::kernel::nftables::{Batch, Element};
@@ -20,13 +20,17 @@ enum Scope {
     AllBut(String),
 }
 
-/// Removes what leads to this address, at which something is published, if `may` says that it is right.
+/// Removes what leads to this address, if `may` says that it is right. Gives whether something did.
 pub fn all_of(
     host: &mut Host,
     ip: Ipv4Addr,
     may: impl Fn(&mut Host) -> Result<bool>,
-) -> Result<()> {
-    remove(host, |host, other| Ok((other == ip && may(host)?).then_some(Scope::Everything)))
+) -> Result<bool> {
+    let published = is_published(host, ip)?;
+    if published {
+        remove(host, |host, other| Ok((other == ip && may(host)?).then_some(Scope::Everything)))?;
+    }
+    Ok(published)
 }
 
 /// Removes what leads to containers that are gone.
@@ -88,7 +92,7 @@ fn removal(
     let mut batch = Batch::default();
     batch.delete(&PORTS, &ports);
     batch.delete(&LIVE, &lives.into_iter().filter(goes).collect::<Vec<_>>());
-    batch.delete(&PUBLISHING, &gone.iter().copied().map(mark).collect::<Vec<_>>());
+    batch.delete(&PUBLISHING, &gone.iter().copied().map(publishing).collect::<Vec<_>>());
     (batch, gone)
 }
 

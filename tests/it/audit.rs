@@ -4,7 +4,7 @@ use nix::libc;
 
 use crate::hook::{hook, state};
 use crate::publish::three_users;
-use crate::world::{Container, Stage, Trace, World, stages};
+use crate::world::{Container, Stage, Trace, World, places};
 
 /// The program that listens.
 const LISTENER: &str = include_str!("world/log.py");
@@ -294,7 +294,7 @@ fn killed_anywhere_no_veth_pair_works_and_no_port_leads_anywhere_that_was_not_to
     let call = |pod: &Container<'_>| format!("netsetgo -pid {pod} -wait 0 -publish 8080:80");
     let acts = |stage: &Stage| [libc::SYS_sendto, libc::SYS_recvfrom].contains(&stage.call);
     let first = alice.container();
-    let places: Vec<_> = stages(&alice, call(&first)).into_iter().filter(acts).collect();
+    let places = places(&alice, call(&first), acts);
     // What a dead container leaves belongs to no container.
     let end = |pod: &Container<'_>| {
         pod.kill();

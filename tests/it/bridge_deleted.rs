@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::attach::{is_up, reaches};
 use crate::publish::{published, three_users};
 use crate::way_out::{count, counted};
-use crate::world::{Container, HOST, Part, REMOTE, Stage, Trace, User, World, stages};
+use crate::world::{Container, HOST, Part, REMOTE, Running, Stage, Trace, User, World, places};
 
 /// What an attach says to a container whose bridge was deleted.
 const REMEDY: &str = "the bridge that this container was attached to was deleted; take its network away \
@@ -124,9 +124,9 @@ fn a_container_whose_bridge_was_deleted_reaches_nothing_and_keeps_its_address() 
     // By the bridge's MAC, and by that of its own host end, which hears it.
     for mac in ["02:4e:0a:0a:0a:01", "fe:4e:0a:0a:0a:02"] {
         forge(mac);
-        for (address, port) in [(REMOTE, 7), ("10.10.10.3", 80), (HOST, 8080)] {
-            assert_eq!(pod.inside().asks("udp", address, port), "nothing", "{mac}, {address}");
-        }
+        let places = [(REMOTE, 7), ("10.10.10.3", 80), (HOST, 8080)];
+        let begun = places.map(|(address, port)| pod.inside().starts_asking("udp", address, port));
+        assert_eq!(begun.map(Running::answer), ["nothing"; 3], "{mac}, {places:?}");
         // Nor as another's.
         pod.sh("ip address add 10.10.10.3/32 dev veth1");
         assert_eq!(pod.inside().asks("udp", REMOTE, 7), "nothing", "{mac}");
@@ -153,7 +153,7 @@ fn with_its_bridge_deleted_at_any_step_a_port_is_at_no_bridge_or_as_it_should_be
     let whole = port(&world, "ns1000-0");
     let call = format!("netsetgo -pid {pod} -publish 8080:80");
     let sends = |stage: &Stage| stage.part == Part::Parent && stage.call == libc::SYS_sendto;
-    let places: Vec<_> = stages(&alice, &call).into_iter().filter(sends).collect();
+    let places = places(&alice, &call, sends);
     assert!(places.len() > 5, "only {} places", places.len());
     for place in places {
         let Some(frozen) = Trace::of(&alice, &call).freeze(|stage| stage.is(&place)) else {

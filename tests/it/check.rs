@@ -3,7 +3,7 @@
 use nix::libc;
 
 use crate::publish::{published, three_users};
-use crate::world::{ALICE, Outcome, Stage, Trace, User, World, stages};
+use crate::world::{ALICE, Outcome, Stage, Trace, User, World, places};
 
 /// A policy under which nothing is missing: alice may attach, and a name server is known.
 const COMPLETE: &str = "[network]\ndns = [\"192.0.2.53\"]\n[[allow]]\nuser = \"alice\"\n";
@@ -311,7 +311,7 @@ fn killed_anywhere_nothing_remains_of_it() {
         [libc::SYS_sendto, libc::SYS_setns, libc::SYS_unshare, libc::SYS_wait4, libc::SYS_clone]
             .contains(&stage.call)
     };
-    let places: Vec<_> = stages(&alice, "netsetgo -check").into_iter().filter(acts).collect();
+    let places = places(&alice, "netsetgo -check", acts);
     assert!(places.len() > 20, "only {} stages", places.len());
     for place in places {
         let run = Trace::of(&alice, "netsetgo -check");

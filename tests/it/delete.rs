@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use nix::libc;
 
 use crate::publish::{published, three_users};
-use crate::world::{ALICE, Container, HOST, Part, Stage, Trace, User, World, stages};
+use crate::world::{ALICE, Container, HOST, Part, Stage, Trace, User, World, places};
 
 /// Asks for an address, whichever user had it before.
 const AT: &str = "-containerAddress 10.10.10.2/24";
@@ -229,7 +229,7 @@ fn a_bridge_that_is_deleted_meanwhile_does_not_stand_in_the_way() {
     let call = |pod: &Container<'_>| format!("netsetgo -delete -pid {pod}");
     let first = published(&alice, "-publish 8080:80");
     let sends = |stage: &Stage| stage.part == Part::Parent && stage.call == libc::SYS_sendto;
-    let places: Vec<_> = stages(&alice, call(&first)).into_iter().filter(sends).collect();
+    let places = places(&alice, call(&first), sends);
     assert!(places.len() > 5, "only {} stages", places.len());
     for place in places {
         let pod = published(&alice, "-publish 8080:80");
@@ -309,7 +309,7 @@ fn stopped_anywhere_it_holds_no_other_run_up_and_another_delete_completes_it() {
         ]
         .contains(&stage.call)
     };
-    let places: Vec<_> = stages(&alice, call(&first)).into_iter().filter(acts).collect();
+    let places = places(&alice, call(&first), acts);
     assert!(places.len() > 20, "only {} stages", places.len());
     assert_eq!(first.links(), ["lo"]);
     for place in places {
@@ -343,7 +343,7 @@ fn killed_anywhere_what_is_left_is_the_containers_own_and_another_delete_takes_i
     attach();
     let neighbour = world.bob().attached();
     let whole = world.elements();
-    let places = stages(&alice, &call);
+    let places = places(&alice, &call, |_| true);
     for place in places {
         attach();
         assert_eq!(world.elements(), whole);

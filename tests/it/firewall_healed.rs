@@ -1,10 +1,5 @@
 //! The firewall: whatever of it was changed or taken away, the next attach heals it.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-
-use nix::libc;
-
 use crate::way_out::{answer, ip_forward};
 use crate::world::{ALICE, HOST, Part, Stage, Trace, User, WITHOUT_MEMORY, World};
 
@@ -53,24 +48,11 @@ fn policy(network: &str) -> String {
 /// Of the messages that the helper is about to send, the types of those to nf_tables.
 fn messages(stage: Stage) -> Vec<u8> {
     const NF_TABLES: u8 = 10;
-    if (stage.part, stage.call) != (Part::Parent, libc::SYS_sendto) {
+    if stage.part == Part::Child {
         return Vec::new();
     }
-    let call = fs::read_to_string(format!("/proc/{}/syscall", stage.pid)).unwrap();
-    let number = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).unwrap();
-    let arguments: Vec<_> = call.split_whitespace().skip(1).map(number).collect();
-    let mut sent = vec![0; arguments[2].try_into().unwrap()];
-    let memory = File::open(format!("/proc/{}/mem", stage.pid)).unwrap();
-    memory.read_exact_at(&mut sent, arguments[1]).unwrap();
-    let mut kinds = Vec::new();
-    let mut rest = &sent[..];
-    // Each begins with its length and its type, and the upper half of the type says whose it is.
-    while let [a, b, c, d, kind, whose, ..] = *rest {
-        let length: usize = u32::from_ne_bytes([a, b, c, d]).try_into().unwrap();
-        kinds.extend((whose == NF_TABLES).then_some(kind));
-        rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
-    }
-    kinds
+    let all = stage.messages().into_iter();
+    all.filter(|[_, whose]| *whose == NF_TABLES).map(|[kind, _]| kind).collect()
 }
 
 /// How many requests to change something a run sends to nf_tables. The run has to succeed.

@@ -3,7 +3,7 @@
 
 use nix::libc;
 
-use crate::world::{ALICE, Container, Part, Stage, Trace, User, World, stages};
+use crate::world::{ALICE, Container, Part, Stage, Trace, User, World, places, stages};
 
 /// The system calls that a run makes on what is not its own memory.
 fn calls(user: &User<'_>, command: &str) -> Vec<(bool, i64)> {
@@ -287,7 +287,7 @@ while True: signal.pause()'",
     }
     world.until_leases_are(&["ns1001-0"]);
     let first = restless();
-    let places: Vec<_> = stages(&alice, call(&first)).into_iter().filter(looks).collect();
+    let places = places(&alice, call(&first), looks);
     first.kill();
     for place in places {
         let pod = restless();

@@ -1,8 +1,8 @@
 //! Which containers reach which others, and what of the host they reach.
 
 use crate::publish::published;
-use crate::way_out::counted;
-use crate::world::{BROADCAST, Container, Frame, HOST, REMOTE, User, World, mac_of};
+use crate::way_out::{counted, starts_pinging};
+use crate::world::{BROADCAST, Container, Frame, HOST, REMOTE, Running, User, World, mac_of};
 
 /// The bridge's address.
 const BRIDGE: &str = "10.10.10.1";
@@ -33,25 +33,49 @@ fn server<'w>(user: &User<'w>) -> Container<'w> {
 /// Whether a container reaches an address: by TCP, UDP and ICMP, of which all have to agree.
 #[track_caller]
 fn reaches(from: &Container<'_>, address: &str) -> bool {
-    let ways = ways(from, address, 80);
-    assert!(ways.iter().all(|way| *way == ways[0]), "{address}: {ways:?}");
-    ways[0]
+    reach([(from, address)])[0]
 }
 
-/// Whether a container reaches an address: by TCP and UDP at a port, and by ICMP.
-fn ways(from: &Container<'_>, address: &str, port: u16) -> [bool; 3] {
-    let inside = from.inside();
-    let ask = |protocol| inside.starts_asking(protocol, address, port);
-    let (tcp, udp) = (ask("tcp"), ask("udp"));
-    let ping = inside.sh(&format!("exec busybox ping -c 1 -W 2 {address} >/dev/null 2>&1"));
-    [tcp.end().done() != "nothing\n", udp.end().done() != "nothing\n", ping.status == 0]
+/// The same of several at once.
+#[track_caller]
+fn reach<const N: usize>(wanted: [(&Container<'_>, &str); N]) -> [bool; N] {
+    let ways = wanted.map(|(from, address)| (address, Ways::of(from, address, 80)));
+    ways.map(|(address, ways)| {
+        let ways = ways.open();
+        assert!(ways.iter().all(|way| *way == ways[0]), "{address}: {ways:?}");
+        ways[0]
+    })
+}
+
+/// The ways from a container to an address: TCP and UDP at a port, and ICMP.
+struct Ways {
+    asks: [Running; 2],
+    ping: Running,
+}
+
+impl Ways {
+    /// Begins to try them.
+    fn of(from: &Container<'_>, address: &str, port: u16) -> Ways {
+        let inside = from.inside();
+        let asks = ["tcp", "udp"].map(|protocol| inside.starts_asking(protocol, address, port));
+        Ways { asks, ping: starts_pinging(&inside, address) }
+    }
+
+    /// Which of them are open.
+    #[track_caller]
+    fn open(self) -> [bool; 3] {
+        let [tcp, udp] = self.asks.map(|ask| ask.answer() != "nothing");
+        [tcp, udp, self.ping.end().status == 0]
+    }
 }
 
 /// Of alice's first container, whether it reaches her second and bob's, and bob's hers.
 #[track_caller]
 fn who_reaches_whom(pods: &[Container<'_>]) -> [bool; 3] {
-    let wanted = [(0, "10.10.10.3"), (0, "10.10.10.4"), (2, "10.10.10.2")];
-    wanted.map(|(from, to)| reaches(&pods[from], to))
+    reach(
+        [(0, "10.10.10.3"), (0, "10.10.10.4"), (2, "10.10.10.2")]
+            .map(|(from, to)| (&pods[from], to)),
+    )
 }
 
 fn three<'w>(world: &'w World) -> Vec<Container<'w>> {
@@ -96,7 +120,9 @@ fn what_is_not_for_another_users_container_is_not_heard_by_it() {
         let last = Frame::udp(mac_of("10.10.10.3"), mac, address, "10.10.10.3", 7777);
         let ears = [own.inside().listens("veth1"), other.inside().listens("veth1")];
         pod.sends(&frames, &last);
-        let [hers, his] = ears.map(|ear| ear.everything());
+        let [hers, his] = ears;
+        // Hers hears the last, and his has been sent to before.
+        let (hers, his) = (hers.everything(), his.by_now());
         assert_eq!(hers, ["0", "2", "3", "4", "last"]);
         assert_eq!(his == ["0", "1", "2", "3", "4", "5"], heard, "{isolation}: {his:?}");
         assert!(heard || his.is_empty(), "{his:?}");
@@ -270,15 +296,15 @@ fn roots_containers_are_those_of_a_user_too() {
     // A host end that the admin named otherwise belongs to no user: not to her, and not to him.
     let named = attached("-vethNamePrefix tower -ifname veth1");
     assert_eq!(world.leases().len() + 1, 4);
-    let told = [
-        reaches(&first, "10.10.10.3"),
-        reaches(&second, "10.10.10.2"),
-        reaches(&first, "10.10.10.4"),
-        reaches(&hers, "10.10.10.2"),
-        reaches(&named, "10.10.10.2"),
-        reaches(&first, "10.10.10.5"),
-        reaches(&hers, "10.10.10.5"),
-    ];
+    let told = reach([
+        (&first, "10.10.10.3"),
+        (&second, "10.10.10.2"),
+        (&first, "10.10.10.4"),
+        (&hers, "10.10.10.2"),
+        (&named, "10.10.10.2"),
+        (&first, "10.10.10.5"),
+        (&hers, "10.10.10.5"),
+    ]);
     assert_eq!(told, [true, true, false, false, false, false, false]);
 }
 
@@ -287,21 +313,19 @@ fn users_whose_numbers_begin_alike_are_not_the_same() {
     let world =
         World::with_policy("[[allow]]\nuid = 1000\n[[allow]]\nuid = 10000\n[[allow]]\nuid = 100\n");
     let pods = ["1000", "10000", "100"].map(|uid| server(&world.user(uid)));
-    for pod in &pods {
-        for address in ["10.10.10.2", "10.10.10.3", "10.10.10.4"] {
-            let own = pod.address() == format!("{address}/24");
-            if !own {
-                assert!(!reaches(pod, address), "{} {address}", pod.address());
-            }
-        }
-    }
+    let to = ["10.10.10.2", "10.10.10.3", "10.10.10.4"];
+    assert_eq!(pods.each_ref().map(Container::address), to.map(|address| format!("{address}/24")));
+    let [a, b, c] = &pods;
+    let told = reach([(a, to[1]), (a, to[2]), (b, to[0]), (b, to[2]), (c, to[0]), (c, to[1])]);
+    assert_eq!(told, [false; 6]);
 }
 
 /// What a container gets of the host: of a service on all its addresses, and with ping, at the bridge's
 /// address and at another one.
 #[track_caller]
 fn of_the_host(pod: &Container<'_>) -> [bool; 6] {
-    let ([a, b, c], [d, e, f]) = (ways(pod, BRIDGE, 9), ways(pod, HOST, 9));
+    let ways = [BRIDGE, HOST].map(|address| Ways::of(pod, address, 9));
+    let [[a, b, c], [d, e, f]] = ways.map(Ways::open);
     [a, b, c, d, e, f]
 }
 
@@ -347,20 +371,19 @@ fn a_name_server_that_the_policy_names_is_reached_though_it_is_the_host() {
     let _remote = world.internet();
     world.root().serves("host", "9 53");
     let pod = world.alice().attached();
-    let asks = |address: &str, port| {
-        ["tcp", "udp"].map(|protocol| pod.inside().asks(protocol, address, port) != "nothing")
+    let asks = |places: &[(&str, u16)]| -> Vec<[bool; 2]> {
+        let begin = |(address, port): &(&str, u16)| Ways::of(&pod, address, *port);
+        let begun: Vec<_> = places.iter().map(begin).collect();
+        begun.into_iter().map(|ways| ways.open()).map(|[tcp, udp, _]| [tcp, udp]).collect()
     };
-    assert_eq!(
-        (asks(BRIDGE, 53), asks(BRIDGE, 9), asks(HOST, 53)),
-        ([true; 2], [false; 2], [false; 2])
-    );
+    assert_eq!(asks(&[(BRIDGE, 53), (BRIDGE, 9), (HOST, 53)]), [[true; 2], [false; 2], [false; 2]]);
     let before = world.ruleset();
     world.alice().netsetgo(format!("-pid {pod}")).done();
     assert_eq!(world.ruleset(), before);
     // One that it no longer names is not.
     world.policy(&policy(""));
     world.alice().netsetgo(format!("-pid {pod}")).done();
-    assert_eq!(asks(BRIDGE, 53), [false; 2]);
+    assert_eq!(asks(&[(BRIDGE, 53)]), [[false; 2]]);
 }
 
 #[test]

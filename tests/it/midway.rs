@@ -5,7 +5,7 @@ use std::cell::Cell;
 use nix::libc;
 
 use crate::publish::three_users;
-use crate::world::{Container, Frozen, Outcome, Part, Stage, Trace, World, stages};
+use crate::world::{Container, Frozen, Outcome, Part, Stage, Trace, World, choice, places, stages};
 
 /// Attaches container after container, and does something at each of these stages of the run.
 /// Whatever comes of it is told in one line. `then` sees how the run ended.
@@ -36,7 +36,7 @@ fn disturb_with<'w>(
         world.until("its lease to go", || world.leases() == others);
     };
     let first = alice.container();
-    let places: Vec<_> = stages(&alice, call(&first)).into_iter().filter(at).collect();
+    let places = places(&alice, call(&first), at);
     assert!(places.len() > 4, "only {} stages", places.len());
     end(&first);
     for place in places {
@@ -195,11 +195,10 @@ fn a_veth_pair_that_is_deleted_meanwhile_is_not_said_to_have_another_route() {
     // From the second on all runs are alike: the firewall is seen to be whole.
     alice.attached().kill();
     let first = alice.attached();
-    let mut places = stages(&alice, format!("netsetgo -pid {first}"));
     let talks = |stage: &Stage| {
         stage.part == Part::Child && [libc::SYS_sendto, libc::SYS_recvfrom].contains(&stage.call)
     };
-    places.retain(talks);
+    let places = places(&alice, format!("netsetgo -pid {first}"), talks);
     first.kill();
     let mut told = 0;
     for place in places {
@@ -241,15 +240,15 @@ fn a_process_that_gets_the_number_of_one_that_went_is_not_taken_for_it() {
     // The second finds the firewall whole and says so, so that from then on all runs are alike.
     alice.attached();
     alice.attached().kill();
-    let places = stages(&alice, format!("netsetgo -pid {}", alice.container()));
+    let all = stages(&alice, format!("netsetgo -pid {}", alice.container()));
     let opens = |stage: &&Stage| stage.call == libc::SYS_pidfd_open;
-    let opened = places.iter().find(opens).expect("a call of pidfd_open").made;
+    let opened = all.iter().find(opens).expect("a call of pidfd_open").made;
     // Once the call is made the process is meant, and no longer its number.
-    let after = |stage: &&Stage| stage.part == Part::Child || stage.made >= opened;
-    for place in places.iter().filter(after) {
+    let after = |stage: &Stage| stage.part == Part::Child || stage.made >= opened;
+    for place in choice(all.into_iter().filter(after)) {
         let pod = alice.container();
         let run = Trace::of(&alice, format!("netsetgo -pid {pod} -wait 0"));
-        let frozen = run.freeze(|stage| stage.is(place));
+        let frozen = run.freeze(|stage| stage.is(&place));
         pod.kill();
         let Some(frozen) = frozen else { continue };
         let other = with_number(&world, pod.pid);

@@ -2,8 +2,8 @@
 //! bridges that others made are routed as before.
 
 use crate::firewall_healed::{content, same};
-use crate::way_out::{count, counted, ip_forward, pings};
-use crate::world::{ALICE, Container, HOST, REMOTE, Remote, World};
+use crate::way_out::{count, counted, ip_forward, pings, starts_pinging};
+use crate::world::{ALICE, Container, HOST, REMOTE, Remote, Running, World};
 
 /// Two neighbours in networks of their own, which have the host as their router; `b` serves.
 fn neighbours(world: &World) -> (Remote<'_>, Remote<'_>) {
@@ -31,43 +31,51 @@ fn across(a: &Remote<'_>) -> String {
 
 #[test]
 fn a_host_that_was_no_router_becomes_none_for_others() {
-    // A neighbour behind a plain interface is not routed to one behind a bridge either.
-    for bridged in [false, true] {
-        let world = World::new();
-        let (a, b) = neighbours(&world);
-        if bridged {
-            bridge(&world, "br-b", "to-b", "172.16.2.1");
-        }
-        count(&b.user(), "ip saddr 172.16.1.9");
-        let alice = world.alice();
-        let pod = alice.attached();
-        // The container gets there, the neighbour does not.
-        assert_eq!(pod.inside().asks("tcp", "172.16.2.9", 7), "b 172.16.2.1");
-        assert_eq!(across(&a), "nothing");
-        pings(&a.user(), "172.16.2.9", false);
-        assert_eq!(ip_forward(&world), "2");
-        // Nor does it after another attach, a flush, or a change of the policy.
-        for (harm, arguments) in [
-            ("true", format!("-pid {}", alice.container())),
-            ("nft flush ruleset", format!("-pid {pod}")),
-            ("nft flush ruleset", "-prune".to_owned()),
-            ("nft flush chain inet netsetgo no_router", "-prune".to_owned()),
-            ("nft flush chain inet netsetgo forwarded", format!("-pid {pod}")),
-        ] {
-            world.sh(harm);
-            alice.netsetgo(arguments).done();
-            assert_eq!(across(&a), "nothing", "bridged: {bridged}, {harm}");
-        }
-        for network in ["isolation = \"none\"", "host_access = \"all\"", "dns = [\"192.0.2.53\"]"] {
-            world.policy(&policy(network));
-            alice.netsetgo(format!("-pid {pod}")).done();
-            assert_eq!(across(&a), "nothing", "bridged: {bridged}, {network}");
-        }
-        assert_eq!(counted(&b.user()), 0, "bridged: {bridged}");
-        assert_eq!(ip_forward(&world), "2");
-        // What the host itself sends is not touched.
-        assert_eq!(world.root().asks("tcp", "172.16.2.9", 7), "b 172.16.2.1");
+    is_no_router(false);
+}
+
+#[test]
+fn a_neighbour_behind_a_plain_interface_is_not_routed_to_one_behind_a_bridge() {
+    is_no_router(true);
+}
+
+/// Asserts that a neighbour is not routed to another, who may be behind a bridge.
+#[track_caller]
+fn is_no_router(bridged: bool) {
+    let world = World::new();
+    let (a, b) = neighbours(&world);
+    if bridged {
+        bridge(&world, "br-b", "to-b", "172.16.2.1");
     }
+    count(&b.user(), "ip saddr 172.16.1.9");
+    let alice = world.alice();
+    let pod = alice.attached();
+    // The container gets there, the neighbour does not.
+    assert_eq!(pod.inside().asks("tcp", "172.16.2.9", 7), "b 172.16.2.1");
+    assert_eq!(across(&a), "nothing");
+    pings(&a.user(), "172.16.2.9", false);
+    assert_eq!(ip_forward(&world), "2");
+    // Nor does it after another attach, a flush, or a change of the policy.
+    for (harm, arguments) in [
+        ("true", format!("-pid {}", alice.container())),
+        ("nft flush ruleset", format!("-pid {pod}")),
+        ("nft flush ruleset", "-prune".to_owned()),
+        ("nft flush chain inet netsetgo no_router", "-prune".to_owned()),
+        ("nft flush chain inet netsetgo forwarded", format!("-pid {pod}")),
+    ] {
+        world.sh(harm);
+        alice.netsetgo(arguments).done();
+        assert_eq!(across(&a), "nothing", "bridged: {bridged}, {harm}");
+    }
+    for network in ["isolation = \"none\"", "host_access = \"all\"", "dns = [\"192.0.2.53\"]"] {
+        world.policy(&policy(network));
+        alice.netsetgo(format!("-pid {pod}")).done();
+        assert_eq!(across(&a), "nothing", "bridged: {bridged}, {network}");
+    }
+    assert_eq!(counted(&b.user()), 0, "bridged: {bridged}");
+    assert_eq!(ip_forward(&world), "2");
+    // What the host itself sends is not touched.
+    assert_eq!(world.root().asks("tcp", "172.16.2.9", 7), "b 172.16.2.1");
 }
 
 /// The policy's network, for alice.
@@ -113,16 +121,18 @@ impl<'w> Bridges<'w> {
     /// Asserts that the guests, and the container, get to the remote host, and the others do not.
     #[track_caller]
     fn are_routed(&self, why: &str) {
-        let asked = ["tcp", "udp"].map(|protocol| {
-            [0, 1].map(|guest| self.guests[guest].user().asks(protocol, REMOTE, 7))
-        });
-        let wanted = ["remote 172.17.1.9", "remote 172.17.2.9"];
-        assert_eq!(asked, [wanted; 2].map(|both| both.map(str::to_owned)), "{why}");
-        assert_eq!(self.pod.inside().asks("tcp", REMOTE, 7), "remote 192.0.2.1", "{why}");
-        assert_eq!(ip_forward(self.world), "2", "{why}");
+        let users = [self.guests[0].user(), self.guests[1].user(), self.pod.inside()];
         // They are still not let into the containers' network, nor is a plain interface routed.
-        pings(&self.guests[0].user(), "10.10.10.2", false);
-        pings(&self.plain.user(), REMOTE, false);
+        let strays = [(&users[0], "10.10.10.2"), (&self.plain.user(), REMOTE)];
+        let strays = strays.map(|(from, to)| starts_pinging(from, to));
+        let asks = |protocol| users.each_ref().map(|user| user.starts_asking(protocol, REMOTE, 7));
+        let asked = ["tcp", "udp"].map(asks).map(|all| all.map(Running::answer));
+        let wanted = ["remote 172.17.1.9", "remote 172.17.2.9", "remote 192.0.2.1"];
+        assert_eq!(asked, [wanted; 2].map(|all| all.map(str::to_owned)), "{why}");
+        assert_eq!(ip_forward(self.world), "2", "{why}");
+        for stray in strays {
+            assert_ne!(stray.end().status, 0, "{why}");
+        }
     }
 
     fn attach(&self) {
@@ -297,18 +307,27 @@ fn forwarding_that_cannot_be_switched_on_is_an_error_that_says_how() {
     assert_eq!(ip_forward(&world), "2");
 }
 
+/// A guest behind a bridge as Docker makes it.
+fn docker(world: &World) -> Remote<'_> {
+    let guest = world.neighbour("guest", "172.17.0.1", "172.17.0.2");
+    guest.sh("ip route add default via 172.17.0.1");
+    bridge(world, "docker0", "guest", "172.17.0.1");
+    guest
+}
+
+/// Docker's rule for its guests.
+const MASQUERADE: &str = "nft 'add table ip nat
+    add chain ip nat POSTROUTING { type nat hook postrouting priority srcnat; }
+    add rule ip nat POSTROUTING ip saddr 172.17.0.0/16 oifname != docker0 masquerade'";
+
 #[test]
 fn a_bridge_that_comes_later_is_routed_as_its_owner_wants_it() {
     let world = World::new();
     let remote = world.internet();
     remote.user().serves("remote", "7");
     let pod = world.alice().attached();
-    let guest = world.neighbour("guest", "172.17.0.1", "172.17.0.2");
-    guest.sh("ip route add default via 172.17.0.1");
-    bridge(&world, "docker0", "guest", "172.17.0.1");
-    world.sh("nft 'add table ip nat
-        add chain ip nat POSTROUTING { type nat hook postrouting priority srcnat; }
-        add rule ip nat POSTROUTING ip saddr 172.17.0.0/16 oifname != docker0 masquerade'");
+    let guest = docker(&world);
+    world.sh(MASQUERADE);
     for _ in 0..2 {
         for protocol in ["tcp", "udp"] {
             assert_eq!(guest.user().asks(protocol, REMOTE, 7), "remote 192.0.2.1");
@@ -325,17 +344,12 @@ fn a_bridge_that_came_later_is_still_routed_when_the_firewall_was_healed() {
     let remote = world.internet();
     remote.user().serves("remote", "7");
     let pod = world.alice().attached();
-    let guest = world.neighbour("guest", "172.17.0.1", "172.17.0.2");
-    guest.sh("ip route add default via 172.17.0.1");
-    bridge(&world, "docker0", "guest", "172.17.0.1");
-    let masquerade = "nft 'add table ip nat
-        add chain ip nat POSTROUTING { type nat hook postrouting priority srcnat; }
-        add rule ip nat POSTROUTING ip saddr 172.17.0.0/16 oifname != docker0 masquerade'";
-    world.sh(masquerade);
+    let guest = docker(&world);
+    world.sh(MASQUERADE);
     assert_eq!(guest.user().asks("tcp", REMOTE, 7), "remote 192.0.2.1");
     // As when Docker has been started, firewalld restarted, and Docker puts its rules back.
     world.sh("echo 1 >/proc/sys/net/ipv4/ip_forward");
-    world.sh(&format!("nft flush ruleset; {masquerade}"));
+    world.sh(&format!("nft flush ruleset; {MASQUERADE}"));
     world.alice().netsetgo(format!("-pid {pod}")).done();
     assert_eq!(guest.user().asks("tcp", REMOTE, 7), "remote 192.0.2.1");
 }

@@ -25,7 +25,7 @@ fn all_end(world: &World, containers: &[Container<'_>]) {
 
 /// Starts a server at the remote host that answers each datagram late, when it is told to.
 #[track_caller]
-fn answers_late(world: &World, remote: &Remote<'_>) -> impl Fn() {
+fn answers_late<'w>(world: &'w World, remote: &Remote<'w>) -> impl Fn() + use<'w> {
     let server = remote.user().process(
         "exec python3 -uc '
 import os, socket, sys, time
@@ -47,15 +47,27 @@ while True:
     }
 }
 
-/// Sends the server a datagram from a container.
+/// The first of these containers has asked the remote host, and all of them end before the answer. Then the
+/// answer comes: a container that has the first one's address by now does not get it.
 #[track_caller]
-fn asks(world: &World, pod: &Container<'_>) {
-    pod.sh(&format!(
+fn asked_by<'w>(
+    world: &'w World,
+    remote: &Remote<'w>,
+    pods: &[Container<'w>],
+) -> impl FnOnce(&Container<'w>) + use<'w> {
+    let answer = answers_late(world, remote);
+    pods[0].sh(&format!(
         "python3 -c 'import socket
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"?\", (\"{REMOTE}\", 7777))'"
     ));
     let asked = world.path("/run/asked");
     world.until("the question", || asked.exists());
+    all_end(world, pods);
+    move |heir| {
+        let before = datagrams(heir);
+        answer();
+        assert_eq!(datagrams(heir), before);
+    }
 }
 
 #[test]
@@ -100,15 +112,10 @@ fn an_attach_at_an_own_address_changes_nothing_of_the_ruleset() {
 fn another_users_address_is_taken_if_no_other_is_free_and_nothing_comes_with_it() {
     let world = World::with_policy(SMALL);
     let remote = world.internet();
-    let answer = answers_late(&world, &remote);
-    let pods = attached(&world.alice(), 5);
-    asks(&world, &pods[0]);
-    all_end(&world, &pods);
+    let answer_is_not_for = asked_by(&world, &remote, &attached(&world.alice(), 5));
     let heir = world.bob().attached();
     assert_eq!(heir.address(), "10.10.10.2/29");
-    let before = datagrams(&heir);
-    answer();
-    assert_eq!(datagrams(&heir), before);
+    answer_is_not_for(&heir);
     // It is the new user's from now on.
     all_end(&world, &[heir]);
     assert_eq!(world.user("carol").attached().address(), "10.10.10.2/29");
@@ -118,31 +125,21 @@ fn another_users_address_is_taken_if_no_other_is_free_and_nothing_comes_with_it(
 fn late_answers_reach_the_user_who_asked_and_no_other() {
     let world = three_users();
     let remote = world.internet();
-    let answer = answers_late(&world, &remote);
-    let pod = world.alice().attached();
-    asks(&world, &pod);
-    all_end(&world, &[pod]);
+    let answer_is_not_for = asked_by(&world, &remote, &[world.alice().attached()]);
     let heir = world.bob().container();
     world.bob().netsetgo(format!("-pid {heir} -containerAddress 10.10.10.2/24")).done();
-    let before = datagrams(&heir);
-    answer();
-    assert_eq!(datagrams(&heir), before);
+    answer_is_not_for(&heir);
 }
 
 #[test]
 fn after_a_flush_an_address_has_nothing_of_the_user_who_had_it_before() {
     let world = three_users();
     let remote = world.internet();
-    let answer = answers_late(&world, &remote);
-    let pod = world.alice().attached();
-    asks(&world, &pod);
-    all_end(&world, &[pod]);
+    let answer_is_not_for = asked_by(&world, &remote, &[world.alice().attached()]);
     world.sh("nft flush ruleset");
     let heir = world.bob().attached();
     assert_eq!(heir.address(), "10.10.10.2/24");
-    let before = datagrams(&heir);
-    answer();
-    assert_eq!(datagrams(&heir), before);
+    answer_is_not_for(&heir);
 }
 
 #[test]
@@ -160,10 +157,7 @@ fn after_a_flush_the_addresses_of_living_containers_keep_their_users() {
 fn a_flush_while_a_run_has_not_claimed_its_address_yet_gives_it_nothing_of_the_user_before() {
     let world = three_users();
     let remote = world.internet();
-    let answer = answers_late(&world, &remote);
-    let pod = world.alice().attached();
-    asks(&world, &pod);
-    all_end(&world, &[pod]);
+    let answer_is_not_for = asked_by(&world, &remote, &[world.alice().attached()]);
     let (bob, heir) = (world.bob(), world.bob().container());
     let attach = format!("-pid {heir} -containerAddress 10.10.10.2/24");
     let run = Trace::of(&bob, format!("netsetgo {attach}"));
@@ -171,9 +165,7 @@ fn a_flush_while_a_run_has_not_claimed_its_address_yet_gives_it_nothing_of_the_u
     world.sh("nft flush ruleset");
     world.user("carol").attached();
     bob.netsetgo(attach).done();
-    let before = datagrams(&heir);
-    answer();
-    assert_eq!(datagrams(&heir), before);
+    answer_is_not_for(&heir);
 }
 
 #[test]

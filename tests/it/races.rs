@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nix::libc;
 
-use crate::world::{ALICE, Container, Stage, Trace, World, json, stages};
+use crate::world::{ALICE, Container, Stage, Trace, World, json, places};
 
 /// That no process of the helper is left.
 #[track_caller]
@@ -132,8 +132,7 @@ fn killed_before_any_of_its_changes_the_next_run_completes_them() {
     let changes =
         |stage: &Stage| [libc::SYS_sendto, libc::SYS_write, libc::SYS_setns].contains(&stage.call);
     let first = alice.container();
-    let places: Vec<_> =
-        stages(&alice, format!("netsetgo -pid {first}")).into_iter().filter(changes).collect();
+    let places = places(&alice, format!("netsetgo -pid {first}"), changes);
     assert!(places.len() > 10, "{places:?}");
     for place in places {
         // From nothing, each time.

@@ -1,6 +1,6 @@
 //! The way out: what a container reaches, and what does not reach it.
 
-use crate::world::{ALICE, Container, HOST, REMOTE, User, World};
+use crate::world::{ALICE, Container, HOST, REMOTE, Running, User, World};
 
 /// Counts the packets that arrive where `user` is, before anybody drops them, and are like this.
 pub(crate) fn count(user: &User<'_>, like_this: &str) {
@@ -33,8 +33,12 @@ pub(crate) fn answer(pod: &Container<'_>) -> String {
 /// Asserts that `from` reaches that address by ICMP, or that it does not.
 #[track_caller]
 pub(crate) fn pings(from: &User<'_>, address: &str, reaches: bool) {
-    let ping = from.sh(&format!("exec busybox ping -c 1 -W 2 {address} >/dev/null 2>&1"));
-    assert_eq!(ping.status == 0, reaches, "{address}");
+    assert_eq!(starts_pinging(from, address).end().status == 0, reaches, "{address}");
+}
+
+/// Begins to find out whether `from` reaches that address by ICMP: if so, it ends with 0.
+pub(crate) fn starts_pinging(from: &User<'_>, address: &str) -> Running {
+    from.start(&format!("exec busybox ping -c 1 -W 2 {address} >/dev/null 2>&1"))
 }
 
 #[test]
@@ -160,10 +164,9 @@ fn an_address_that_is_not_of_the_subnet_gets_nothing_out() {
     pod.sh("ip address add 198.51.100.7/32 dev veth1
             ip route replace default via 10.10.10.1 src 198.51.100.7");
     let ask = || {
-        for protocol in ["tcp", "udp"] {
-            assert_eq!(pod.inside().asks(protocol, REMOTE, 7), "nothing");
-        }
+        let begun = ["tcp", "udp"].map(|protocol| pod.inside().starts_asking(protocol, REMOTE, 7));
         pings(&pod.inside(), REMOTE, false);
+        assert_eq!(begun.map(Running::answer), ["nothing"; 2]);
         assert_eq!(counted(&remote.user()), 0);
     };
     ask();
@@ -272,11 +275,10 @@ fn nothing_from_outside_reaches_the_hosts_127_0_0_1() {
     for protocol in ["tcp", "udp"] {
         assert!(world.root().asks(protocol, "127.0.0.1", 8080).starts_with("pod "));
         assert!(world.root().asks(protocol, "127.0.0.1", 9).starts_with("host "));
-        for from in [remote.user(), other.inside()] {
-            for port in [8080, 9] {
-                assert_eq!(from.asks(protocol, "127.0.0.1", port), "nothing", "{protocol} {port}");
-            }
-        }
+        let begun = [remote.user(), other.inside()]
+            .map(|from| [8080, 9].map(|port| from.starts_asking(protocol, "127.0.0.1", port)));
+        let told = begun.map(|ports| ports.map(Running::answer));
+        assert_eq!(told, [["nothing"; 2]; 2], "{protocol}");
     }
     pings(&remote.user(), "127.0.0.1", false);
     pings(&other.inside(), "127.0.0.1", false);

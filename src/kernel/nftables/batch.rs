@@ -116,7 +116,6 @@ impl Batch {
         self.push(chain.table, request, NLM_F_CREATE);
     }
 
-    /// Deletes every rule of a table.
     pub fn flush_rules(&mut self, table: Table) {
         let attributes = vec![RuleAttribute::Table(table.name.to_owned())];
         self.push(table, NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0);
@@ -153,7 +152,6 @@ impl Batch {
         self.change(set, elements, NfTablesMessage::DeleteSetElement, 0);
     }
 
-    /// Deletes all elements.
     pub fn flush(&mut self, set: &Set) {
         let request = SetElementMessage { attributes: in_set(set) };
         self.push(set.table, NfTablesMessage::DeleteSetElement(request), 0);

@@ -197,15 +197,15 @@ fn immediate(to: Register, data: DataAttribute) -> Expressions {
     Expressions::Immediate(vec![Immediate::DestinationRegister(to), Immediate::Data(data)])
 }
 
-/// The fields one after the other: `FIELD . FIELD`.
+/// Reads the fields one after the other: `FIELD . FIELD`.
 fn concatenation(fields: &[Field]) -> Statement {
+    let mut statement = Statement::new();
     let mut next = 0;
-    let load = |field: &Field| {
-        let to = next;
+    for field in fields {
+        statement.extend(field.load(next));
         next += field.length.div_ceil(4);
-        field.load(to)
-    };
-    fields.iter().flat_map(load).collect()
+    }
+    statement
 }
 
 fn compare(field: Field, operator: Operator, value: DataAttribute) -> Statement {

@@ -25,7 +25,6 @@ const COMMENT: u8 = 0;
 /// A type that nft does not know, and skips.
 const VERSION: u8 = 0x4e;
 
-/// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table<'a> {
     /// Its family, an `NFPROTO_*`.
@@ -37,17 +36,13 @@ pub struct Table<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
     Ipv4 = 7,
-    /// An Ethernet address.
     Ether = 9,
     /// The number of a protocol over IP.
     Protocol = 12,
-    /// A port of TCP or UDP.
     Port = 13,
-    /// The index of an interface.
     IfIndex = 20,
     /// The id of a user.
     Uid = 24,
-    /// The name of an interface.
     IfName = 41,
 }
 
@@ -79,7 +74,6 @@ pub struct Set<'a> {
     pub by_rules: Option<u32>,
 }
 
-/// A chain.
 #[derive(Debug)]
 pub struct Chain {
     pub table: Table<'static>,
@@ -88,7 +82,6 @@ pub struct Chain {
     pub base: Option<(&'static str, InetHookNumber, i32)>,
 }
 
-/// A rule.
 #[derive(Debug)]
 pub struct Rule {
     pub chain: &'static Chain,
@@ -109,7 +102,6 @@ impl Rule {
     }
 }
 
-/// An element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Element {
     /// Its key, each part filled up to whole registers.
@@ -142,7 +134,6 @@ fn message(table: Table, request: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(table.family.into(), 0, 0), request)
 }
 
-/// An attribute that is a number.
 fn number(kind: u16, value: u32) -> DefaultNla {
     DefaultNla::new(kind, value.to_be_bytes().to_vec())
 }
@@ -154,7 +145,6 @@ fn user_data(kind: u8, value: &[u8]) -> Vec<u8> {
     [&[kind, length], value].concat()
 }
 
-/// A piece of user data that is a text.
 fn text_data(kind: u8, words: &str) -> Vec<u8> {
     user_data(kind, &[words.as_bytes(), &[0]].concat())
 }

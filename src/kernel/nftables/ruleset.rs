@@ -114,12 +114,11 @@ fn elements(answer: &Answer) -> Vec<Element> {
         let data = |kind| element.nested(kind).get(1).unwrap_or_default().to_vec();
         // NFTA_SET_ELEM_KEY, _DATA, _FLAGS, _USERDATA.
         Element {
-            key: data(1),
             value: data(2),
             end: element.number_be(3).unwrap_or_default() & SetElementFlags::IntervalEnd.bits()
                 != 0,
             comment: element.get(6).map(comment).unwrap_or_default(),
-            last: Vec::new(),
+            ..Element::key(data(1))
         }
     };
     // NFTA_SET_ELEM_LIST_ELEMENTS.
@@ -128,10 +127,6 @@ fn elements(answer: &Answer) -> Vec<Element> {
 
 /// The comment in the user data of an element.
 fn comment(data: &[u8]) -> String {
-    match data {
-        [COMMENT, length, rest @ ..] => {
-            answer::text(rest.get(..usize::from(*length)).unwrap_or_default())
-        }
-        _ => String::new(),
-    }
+    let [COMMENT, length, rest @ ..] = data else { return String::new() };
+    answer::text(rest.get(..usize::from(*length)).unwrap_or_default())
 }

@@ -9,7 +9,7 @@ use super::one_line;
 use crate::kernel::link::{self, By, Kind, Link, Namespace};
 use crate::kernel::netlink::fuzzing::{NETFILTER, ROUTING, SOCK_DIAG, are_parts, kernel};
 use crate::kernel::{conntrack, route, sock_diag};
-use crate::network::overlap;
+use crate::network::bridge;
 use crate::request::address::Cidr;
 use crate::request::ports::{Mapping, Protocol};
 
@@ -31,8 +31,7 @@ pub fn sockets(bytes: &[u8]) {
             .err()
     } else {
         let Some(mut kernel) = kernel(SOCK_DIAG, SOCKET, rest) else { return };
-        let states = sock_diag::waiting(Protocol::Tcp);
-        let places = sock_diag::read(&mut kernel.netlink, Protocol::Tcp, states);
+        let places = sock_diag::read(&mut kernel.netlink, Protocol::Tcp, sock_diag::LISTEN);
         // "Everywhere" is one way to say it only.
         assert!(
             places
@@ -76,7 +75,7 @@ pub fn routes(bytes: &[u8]) {
     if what & 1 == 0 {
         let Some(mut kernel) = kernel(ROUTING, RTM_NEWROUTE, rest) else { return };
         let routes = route::routes(&mut kernel.netlink, 0);
-        for (to, _) in routes.iter().flatten().filter_map(overlap::destination) {
+        for (to, _) in routes.iter().flatten().filter_map(bridge::destination) {
             sound(to);
             assert_eq!(to.overlaps(own), own.overlaps(to));
         }

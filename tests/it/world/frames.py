@@ -2,7 +2,8 @@
 
   frames.py send INTERFACE HEX...         sends each
   frames.py hear INTERFACE... -- PATIENCE prints "listening", then once the number of each frame that is
-                                          heard there, until one says that it was the last
+                                          heard there, until one says that it was the last, or standard
+                                          input ends
 
 A frame that is to be heard has somewhere in it "frame number N." or "frame number last."
 """
@@ -36,8 +37,13 @@ def hear(interfaces, patience):
     raws = [opened(interface) for interface in interfaces]
     print("listening", flush=True)
     heard, end = set(), time.monotonic() + patience
+    sources = [*raws, sys.stdin]
     while time.monotonic() < end:
-        for raw in select.select(raws, [], [], 0.1)[0]:
+        for raw in select.select(sources, [], [], 0.1)[0]:
+            if raw is sys.stdin:
+                end = min(end, time.monotonic() + 0.5)
+                sources = raws
+                continue
             number = NUMBER.search(raw.recv(65535))
             if number is None:
                 continue

@@ -71,7 +71,11 @@ impl<'w> Remote<'w> {
 
 /// The command that runs the peer's program in a world.
 fn peer(world: &World, arguments: &str) -> String {
-    fs::write(world.path("/run/peer.py"), include_str!("peer.py")).unwrap();
+    // Once, as one that has just been started may still be about to read it.
+    let program = world.path("/run/peer.py");
+    if !program.exists() {
+        fs::write(program, include_str!("peer.py")).unwrap();
+    }
     format!("exec python3 /run/peer.py {arguments}")
 }
 
@@ -92,7 +96,7 @@ impl User<'_> {
     /// address that it sees this come from, or "nothing".
     #[track_caller]
     pub(crate) fn asks(&self, protocol: &str, address: &str, port: u16) -> String {
-        self.starts_asking(protocol, address, port).end().done().trim_end().to_owned()
+        self.starts_asking(protocol, address, port).answer()
     }
 
     /// The same beside the test.
@@ -116,6 +120,15 @@ impl User<'_> {
             answers,
             first: first.trim_end().to_owned(),
         }
+    }
+}
+
+impl Running {
+    /// The answer to what was [asked](User::starts_asking).
+    #[track_caller]
+    pub(crate) fn answer(self) -> String {
+        let said = self.end().done();
+        said.strip_suffix('\n').expect("an answer, if only \"nothing\"").to_owned()
     }
 }
 

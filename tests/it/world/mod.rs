@@ -21,8 +21,8 @@ use serde_json::Value;
 
 pub(crate) use internet::{Conversation, HOST, REMOTE, Remote};
 pub(crate) use outcome::Outcome;
-pub(crate) use trace::{Frozen, Part, Stage, Trace, stages};
-pub(crate) use user::{Container, User};
+pub(crate) use trace::{Choice, Frozen, Part, Stage, Trace, choice, places, stages};
+pub(crate) use user::{Container, Running, User};
 pub(crate) use wire::{BROADCAST, Frame, Mac, mac_of};
 
 /// Where programs are looked for in a world, the helper first.

@@ -37,6 +37,8 @@ pub(crate) struct Stage {
     pub(crate) made: usize,
     /// The number of the system call that it is about to make.
     pub(crate) call: i64,
+    /// Whether another process may notice that it made the call, by what has changed.
+    pub(crate) acts: bool,
     /// Its pid, as seen by the test.
     pub(crate) pid: Pid,
 }
@@ -45,6 +47,14 @@ impl Stage {
     /// Whether it is the same place in another run.
     pub(crate) fn is(&self, other: &Stage) -> bool {
         (self.part, self.made) == (other.part, other.made)
+    }
+
+    /// The types of the netlink messages that it is about to send, each in two parts: what it is, and
+    /// whose.
+    pub(crate) fn messages(&self) -> Vec<[u8; 2]> {
+        let sends = call(self.pid).filter(|(call, _)| *call == libc::SYS_sendto);
+        let sent = sends.and_then(|(_, arguments)| sent(self.pid, arguments));
+        sent.and_then(|sent| types(&sent)).unwrap_or_default()
     }
 
     /// A line of its `/proc/PID/status`, without the name.
@@ -69,6 +79,48 @@ fn status(pid: Pid, name: &str) -> Option<String> {
 /// The pid of a process as its own pid namespace has it.
 fn pid_inside(pid: Pid) -> Option<u32> {
     status(pid, "NSpid")?.split_whitespace().last()?.parse().ok()
+}
+
+/// Whether a run is stopped at every place, as `tests/run --full` asks for.
+fn full() -> bool {
+    std::env::var_os("NETSETGO_FULL").is_some()
+}
+
+/// Chooses the places of a process at which a run is stopped, unless it is at all of them: before each
+/// call that acts, and after it; before each that opens a file or gives up a right; and before every sixth
+/// of the others, as nothing has changed since the one before.
+#[derive(Default)]
+pub(crate) struct Choice {
+    acted: bool,
+    looked: usize,
+}
+
+impl Choice {
+    /// Whether this one is chosen. It is asked about one place after the other, as they come.
+    pub(crate) fn takes(&mut self, stage: &Stage) -> bool {
+        let after = std::mem::replace(&mut self.acted, stage.acts);
+        self.looked += usize::from(!stage.acts);
+        full() || stage.acts || after || prepares(stage.call) || self.looked.is_multiple_of(6)
+    }
+}
+
+/// The places of a run that are such, or a choice of them.
+pub(crate) fn places(
+    user: &User<'_>,
+    command: impl AsRef<str>,
+    such: impl Fn(&Stage) -> bool,
+) -> Vec<Stage> {
+    choice(stages(user, command).into_iter().filter(such))
+}
+
+/// A choice of these places.
+pub(crate) fn choice(all: impl IntoIterator<Item = Stage>) -> Vec<Stage> {
+    let (mut parents, mut childs) = (Choice::default(), Choice::default());
+    let chosen = |stage: &Stage| match stage.part {
+        Part::Parent => parents.takes(stage),
+        Part::Child => childs.takes(stage),
+    };
+    all.into_iter().filter(chosen).collect()
 }
 
 /// The stages of a run, without those in the midst of a series of one and the same system call.
@@ -353,12 +405,81 @@ impl Tracee {
         if ptrace::syscall_info(self.pid).ok()?.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
             return None;
         }
-        let call = fs::read_to_string(format!("/proc/{}/syscall", self.pid)).ok()?;
-        let call = call.split_whitespace().next()?.parse().ok()?;
-        let stage = Stage { part: self.part, made: self.made, call, pid: self.pid };
+        let (call, arguments) = call(self.pid)?;
+        let acts = acts(self.pid, call, arguments);
+        let stage = Stage { part: self.part, made: self.made, call, acts, pid: self.pid };
         self.made += 1;
         Some(stage)
     }
+}
+
+/// The system call before which a process stands, and its first three arguments.
+fn call(pid: Pid) -> Option<(i64, [u64; 3])> {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    let mut words = text.split_whitespace();
+    let call = words.next()?.parse().ok()?;
+    let number = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+    let mut arguments = words.map_while(number);
+    Some((call, [arguments.next()?, arguments.next()?, arguments.next()?]))
+}
+
+/// What a process is about to send.
+fn sent(pid: Pid, [_, address, length]: [u64; 3]) -> Option<Vec<u8>> {
+    let mut sent = vec![0; usize::try_from(length).ok()?];
+    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+    memory.read_exact_at(&mut sent, address).ok()?;
+    Some(sent)
+}
+
+/// The types of netlink messages, each in two parts: what it is, and whose. Nothing if they are none.
+fn types(mut sent: &[u8]) -> Option<Vec<[u8; 2]>> {
+    let mut types = Vec::new();
+    while let [a, b, c, d, kind, whose, ..] = *sent {
+        let length: usize = u32::from_ne_bytes([a, b, c, d]).try_into().ok()?;
+        if length < 16 || length > sent.len() {
+            return None;
+        }
+        types.push([kind, whose]);
+        sent = sent.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    sent.is_empty().then_some(types)
+}
+
+/// Whether other processes may notice that a system call was made. To ask the kernel something changes
+/// nothing.
+fn acts(pid: Pid, call: i64, arguments: [u64; 3]) -> bool {
+    const NF_TABLES: u8 = 10;
+    // Types come in threes there (`linux/netfilter/nf_tables.h`), and in fours of links, addresses and
+    // routes (`linux/rtnetlink.h`).
+    let asks = |[kind, whose]: &[u8; 2]| match *whose {
+        0 => kind % 4 == 2,
+        NF_TABLES => kind % 3 == 1,
+        _ => false,
+    };
+    match call {
+        libc::SYS_sendto => {
+            let types = sent(pid, arguments).and_then(|sent| types(&sent));
+            !types.is_some_and(|all| all.iter().all(asks))
+        }
+        libc::SYS_sendmsg | libc::SYS_write | libc::SYS_writev => true,
+        libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork | libc::SYS_exit_group => true,
+        libc::SYS_setns | libc::SYS_unshare | libc::SYS_kill | libc::SYS_wait4 => true,
+        _ => false,
+    }
+}
+
+/// Whether a system call decides what the process can do later.
+fn prepares(call: i64) -> bool {
+    [
+        libc::SYS_open,
+        libc::SYS_openat,
+        libc::SYS_pidfd_open,
+        libc::SYS_setgroups,
+        libc::SYS_setresgid,
+        libc::SYS_setresuid,
+        libc::SYS_seccomp,
+    ]
+    .contains(&call)
 }
 
 /// The letter in `/proc/PID/stat` that tells what a helper's process does; nothing if it is gone.

@@ -120,7 +120,7 @@ impl User<'_> {
     pub(crate) fn listens(&self, interfaces: &str) -> Ear {
         let script = frames(self.world, &format!("hear {interfaces} -- 15"));
         let mut command = self.command(&script);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
@@ -142,6 +142,12 @@ impl Ear {
         let all = self.everything();
         assert!(all.contains(&"last".to_owned()), "the last one was not heard: {all:?}");
         all.iter().filter_map(|number| number.parse().ok()).collect()
+    }
+
+    /// All that has been heard when this is called, or soon after.
+    pub(crate) fn by_now(mut self) -> Vec<String> {
+        drop(self.child.stdin.take());
+        self.everything()
     }
 
     /// All that has been heard after 15 seconds, or soon after the last.
