@@ -105,8 +105,8 @@ const DCCP: u8 = 33;
 /// The first byte of an IPv4 header without options (RFC 791).
 const PLAIN_IPV4: u8 = 0x45;
 /// The bits of [`IP_FRAGMENT`] that are not zero in a fragment, and in each but the first.
-const IS_FRAGMENT: u32 = u32::from_ne_bytes([0x3f, 0xff, 0, 0]);
-const FRAGMENT_OFFSET: u32 = u32::from_ne_bytes([0x1f, 0xff, 0, 0]);
+const IS_FRAGMENT: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
+const FRAGMENT_OFFSET: u32 = u32::from_ne_bytes([0, 0, 0x1f, 0xff]);
 /// How many seconds' fragments a container may send at once.
 const FRAGMENT_BURST: u32 = 4;
 
@@ -238,8 +238,8 @@ const FORWARDING: [Rules; 17] = [
         |_| [within(&[IIFNAME, OIFNAME], &WITHIN), accept()].concat()),
     rule(&COMING_IN, "nothing else reaches a container",
         |_| drop()),
-    rule(&GETTING_OUT, "a connection that was let out, or answers, from an address of a container",
-        |_| [any_of(CT_STATUS, CONFIRMED), ipv4(), within(&[SADDR], &SUBNETS), accept()].concat()),
+    rule(&GETTING_OUT, "of a connection that was let out or in",
+        |_| [any_of(CT_STATUS, CONFIRMED), accept()].concat()),
     rule(&GETTING_OUT, "a new connection: not too many",
         |_| [any_of(CT_STATE, NEW), jump(&BEGINNING)].concat()),
     rule(&GETTING_OUT, "a new connection, of a protocol that can be told from the host's own",
@@ -303,7 +303,7 @@ const NAT: [Rules; 15] = [
 #[rustfmt::skip]
 const LIMITS: [Rules; 6] = [
     rule(&ARRIVING, "fragments of a container take the memory that the host reassembles with",
-        |_| [ipv4(), any_of(IP_FRAGMENT, IS_FRAGMENT), within(&[IIFNAME], &BRIDGES),
+        |_| [any_of(IP_FRAGMENT, IS_FRAGMENT), ipv4(), within(&[IIFNAME], &BRIDGES),
             jump(&IN_FRAGMENTS)].concat()),
     rule(&IN_FRAGMENTS, "no more fragments",
         |_| drop()),
@@ -357,7 +357,7 @@ const NOT_BY_WAY_OF_THE_HOST: [Rules; 2] = [
 ];
 
 #[rustfmt::skip]
-const NO_FORGED_SOURCE: [Rules; 22] = [
+const NO_FORGED_SOURCE: [Rules; 24] = [
     rule(&SENT, "not from a container",
         |_| [is_not(IIF.bits(MARK), &MARK.to_ne_bytes()), accept()].concat()),
     // The frame itself says what it is: a tagged one is something else. A packet that ends before the ports
@@ -376,18 +376,20 @@ const NO_FORGED_SOURCE: [Rules; 22] = [
         |_| [from_own_address(), jump(&OWN_IPV4)].concat()),
     rule(&SENT_IPV4, "from any other address",
         |_| drop()),
-    rule(&OWN_IPV4, "a fragment that is larger than a packet can be",
-        |setup| [any_of(IP_FRAGMENT, IS_FRAGMENT), any_of(LENGTH, longer_than(setup.mtu)),
-            drop()].concat()),
-    rule(&OWN_IPV4, "a fragment after the first one, which decides",
-        |_| [any_of(IP_FRAGMENT, FRAGMENT_OFFSET), accept()].concat()),
-    rule(&OWN_IPV4, "no DHCP server",
-        |_| [is(IP_PROTOCOL, &[Protocol::Udp.number()]), is(PLAIN_SPORT, &DHCP_SERVER.to_be_bytes()),
-            drop()].concat()),
+    rule(&OWN_IPV4, "fragments",
+        |_| [any_of(IP_FRAGMENT, IS_FRAGMENT), jump(&FRAGMENT)].concat()),
+    rule(&OWN_IPV4, "TCP",
+        |_| [is(IP_PROTOCOL, &[Protocol::Tcp.number()]), accept()].concat()),
     rule(&OWN_IPV4, "ICMP says things of connections, which may be others'",
         |_| [is(IP_PROTOCOL, &[ICMP]), jump(&SENT_ICMP)].concat()),
+    rule(&OWN_IPV4, "no DHCP server",
+        |_| [is(PLAIN_SPORT, &DHCP_SERVER.to_be_bytes()), drop()].concat()),
     rule(&OWN_IPV4, "everything else from the own address",
         |_| accept()),
+    rule(&FRAGMENT, "larger than a packet can be: it would fill the memory for reassembly",
+        |setup| [any_of(LENGTH, longer_than(setup.mtu)), drop()].concat()),
+    rule(&FRAGMENT, "after the first one, which decides",
+        |_| [any_of(IP_FRAGMENT, FRAGMENT_OFFSET), accept()].concat()),
     rule(&SENT_ICMP, "echo request",
         |_| [is(PLAIN_ICMP_TYPE, &[ECHO_REQUEST]), accept()].concat()),
     rule(&SENT_ICMP, "echo reply",

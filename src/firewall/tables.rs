@@ -85,6 +85,7 @@ mod chains {
     pub const SENT: Chain = chain(BRIDGED, "sent").at("filter", PreRouting, BRIDGE_DSTNAT);
     pub const SENT_IPV4: Chain = chain(BRIDGED, "sent_ipv4");
     pub const OWN_IPV4: Chain = chain(BRIDGED, "own_ipv4");
+    pub const FRAGMENT: Chain = chain(BRIDGED, "fragment");
     pub const SENT_ICMP: Chain = chain(BRIDGED, "sent_icmp");
     pub const ICMP_ERROR: Chain = chain(BRIDGED, "icmp_error");
     pub const SENT_ARP: Chain = chain(BRIDGED, "sent_arp");

@@ -99,9 +99,9 @@ pub const ARP_SADDR_IP: Field = payload(NETWORK, 14, 4);
 pub const DPORT: Field = payload(TRANSPORT, 2, 2);
 pub const ICMP_TYPE: Field = payload(TRANSPORT, 0, 1);
 
-/// Version and header length, what fragment it is, and the protocol (RFC 791).
+/// Version and header length, identification and which fragment it is, and the protocol (RFC 791).
 pub const IP_VERSION_LENGTH: Field = payload(NETWORK, 0, 1);
-pub const IP_FRAGMENT: Field = payload(NETWORK, 6, 2);
+pub const IP_FRAGMENT: Field = payload(NETWORK, 4, 4);
 pub const IP_PROTOCOL: Field = payload(NETWORK, 9, 1);
 /// What follows an IPv4 header without options. The kernel reads the headers once more to find out where
 /// [`TRANSPORT`] is, and before the first rule of a chain. So these are read by their place.
