@@ -21,7 +21,7 @@ _netsetgo() {
     --bridgeAddress | --containerAddress | --vethNamePrefix | --ifname | --mtu | --wait | --publish) ;;
     *)
         words='pid netns bridgeName bridgeAddress containerAddress vethNamePrefix ifname mtu lo wait
-            publish json resolvconf hook delete list check prune version help'
+            publish json resolvconf hook annotations delete list check prune version help'
         # One dash or two, as begun.
         if [[ $word == --* ]]; then previous=--; else previous=-; fi
         mapfile -t COMPREPLY < <(compgen -P "$previous" -W "$words" -- "${word#"$previous"}")

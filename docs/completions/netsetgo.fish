@@ -15,6 +15,7 @@ complete -c netsetgo -o publish -x -d 'Forward a port of the host, [IP:]HOST:POR
 complete -c netsetgo -o json -d 'Print the result as JSON'
 complete -c netsetgo -o resolvconf -d 'Print a resolv.conf for the container'
 complete -c netsetgo -o hook -d 'Be an OCI runtime hook'
+complete -c netsetgo -o annotations -d 'With -hook: the container\'s annotations count'
 complete -c netsetgo -o delete -d 'Take a container\'s network away'
 complete -c netsetgo -o list -d 'List who has which address'
 complete -c netsetgo -o check -d 'Check whether this machine is ready'

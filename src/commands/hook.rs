@@ -11,19 +11,26 @@ use crate::kernel::netlink::Netlink;
 use crate::network::lease::user_of;
 use crate::network::take::NAP;
 use crate::privilege::caller::Caller;
+use crate::report;
 use crate::report::error::{Failed, Result};
 use crate::request::cli::{Attach, Which};
 use crate::request::hook_state::State;
 
-/// Attaches the container whose state is on standard input, with the options of the command line and
-/// of the container's annotations. If the container has stopped, takes out the published ports of
+/// Attaches the container whose state is on standard input, with the options of the command line and,
+/// with `-annotations`, of the container. If the container has stopped, takes out the published ports of
 /// containers that are gone.
 pub fn hook(caller: &Caller, mut request: Attach) -> Result<()> {
     let state = State::read(stdin().lock())?;
     match state.process()? {
         Some(pid) => {
-            state.complete(&mut request)?;
-            attach(caller, &Which::Pid(pid), &request)
+            let ignored = state.complete(&mut request)?;
+            attach(caller, &Which::Pid(pid), &request)?;
+            if ignored {
+                report::note(
+                    "annotations netsetgo.* count only with the hook's argument -annotations",
+                );
+            }
+            Ok(())
         }
         None => {
             see_off(caller, &state.name(), request.wait)?;

@@ -73,6 +73,8 @@ pub enum Usage {
     State(String),
     #[error("-{0} and -{1} exclude each other")]
     Exclusive(&'static str, &'static str),
+    #[error("-{0}: only with -{1}")]
+    Only(&'static str, &'static str),
 }
 
 /// Why a caller may not have what they ask for.

@@ -56,9 +56,13 @@ pub fn one_word(text: &str) -> String {
 
 /// Says on standard error why the run failed, in one line and one write, and gives the exit status.
 pub fn failure(error: &Error) -> i32 {
-    // Without standard error the exit status still tells.
-    let _ = write(io::stderr(), line(&error.to_string()).as_bytes());
+    note(&error.to_string());
     error.exit_status()
+}
+
+/// Says one line on standard error. Without standard error the exit status still tells.
+pub fn note(text: &str) {
+    let _ = write(io::stderr(), line(text).as_bytes());
 }
 
 pub fn line(text: &str) -> String {

@@ -20,13 +20,14 @@ pub const PID_LIMIT: i32 = 4_194_304;
 /// stand beside; its help.
 type Row = (&'static str, &'static str, &'static [&'static str], &'static str);
 
-const DELETE: &[&str] = &["delete"];
-const HOOK: &[&str] = &["hook"];
-const EITHER: &[&str] = &["hook", "delete"];
+/// Without an action the command line asks for an attach.
+const ATTACH: &str = "";
+const DELETE: &[&str] = &["delete", ATTACH];
+const HOOK: &[&str] = &["hook", ATTACH];
+const EITHER: &[&str] = &["hook", "delete", ATTACH];
 
-/// Every option. One that can stand beside no action is an action itself. Without an action the
-/// command line asks for an attach, which all other options can stand beside.
-const OPTIONS: [Row; 20] = [
+/// Every option. One that can stand beside no action is an action itself.
+const OPTIONS: [Row; 21] = [
     ("pid", "N", DELETE, "attach the network namespace of process N"),
     ("netns", "PATH", DELETE, "attach the network namespace of a file (ip netns, a bind mount)"),
     ("bridgeName", "NAME", EITHER, "the host's bridge (brg0, or the policy's)"),
@@ -43,9 +44,10 @@ const OPTIONS: [Row; 20] = [
         HOOK,
         "forward a host port to a container port; may be repeated",
     ),
-    ("json", "", &["hook", "list"], "print the result as a CNI 1.0.0 result"),
+    ("json", "", &["hook", "list", ATTACH], "print the result as a CNI 1.0.0 result"),
     ("resolvconf", "", HOOK, "print a resolv.conf for the container"),
     ("hook", "", &[], "OCI runtime hook: attach the container whose state is on standard input"),
+    ("annotations", "", &["hook"], "with -hook: the container's annotations netsetgo.* count"),
     ("delete", "", &[], "take a container's network away, with -pid or -netns"),
     ("list", "", &[], "list who has which address, with -json as JSON"),
     ("check", "", &[], "check whether this machine is ready"),
@@ -93,6 +95,8 @@ pub struct Attach {
     pub output: Output,
     /// What the runtime that called the hook calls the container.
     pub container: Option<String>,
+    /// Whether what the container's annotations ask for counts.
+    pub annotations: bool,
 }
 
 /// What an attach prints when it is done.
@@ -141,14 +145,17 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
         return Ok(Request::Version);
     }
     let present = || OPTIONS.iter().filter(|(name, ..)| given.opt_present(name));
-    let Some((action, ..)) = present().find(|(_, _, beside, _)| beside.is_empty()) else {
-        return Ok(Request::Attach(which(&given)?, attach(&given)?));
-    };
-    let conflicts = |(name, _, beside, _): &&Row| name != action && !beside.contains(action);
-    if let Some((other, ..)) = present().find(conflicts) {
-        return Err(Usage::Exclusive(action, other));
+    let action = present().find(|(_, _, beside, _)| beside.is_empty());
+    let action = action.map_or(ATTACH, |(name, ..)| name);
+    let conflicts = |(name, _, beside, _): &&Row| *name != action && !beside.contains(&action);
+    if let Some((other, _, beside, _)) = present().find(conflicts) {
+        return Err(match beside.first() {
+            Some(only) if action == ATTACH => Usage::Only(other, only),
+            _ => Usage::Exclusive(action, other),
+        });
     }
-    Ok(match *action {
+    Ok(match action {
+        ATTACH => Request::Attach(which(&given)?, attach(&given)?),
         "hook" => Request::Hook(attach(&given)?),
         "delete" => Request::Delete(which(&given)?, attach(&given)?),
         "list" => Request::List { json: given.opt_present("json") },
@@ -184,6 +191,7 @@ fn attach(given: &Matches) -> Result<Attach, Usage> {
             (false, false) => Output::Nothing,
         },
         container: None,
+        annotations: given.opt_present("annotations"),
     })
 }
 
@@ -323,6 +331,8 @@ mod tests {
             "-list -lo",
             "-list -prune",
             "-hook -pid 7",
+            "-pid 7 -annotations",
+            "-delete -pid 7 -annotations",
             "-hook -delete -pid 7",
             "-delete",
             "-delete -pid 7 -publish 80:80",

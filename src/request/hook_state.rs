@@ -6,7 +6,7 @@ use std::io::Read;
 use std::str::FromStr;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::report;
 use crate::report::error::{Error, Result, Usage};
@@ -30,30 +30,13 @@ pub struct State {
     status: String,
     /// Runtimes leave it out, or write 0, when the container is gone.
     pid: Option<i64>,
-    annotations: Option<Annotations>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Annotations {
-    #[serde(rename = "netsetgo.publish")]
-    publish: Option<String>,
-    #[serde(rename = "netsetgo.ifname")]
-    ifname: Option<String>,
-    #[serde(rename = "netsetgo.address")]
-    address: Option<String>,
-    #[serde(flatten)]
-    others: BTreeMap<String, IgnoredAny>,
+    annotations: Option<BTreeMap<String, Value>>,
 }
 
 impl State {
     pub fn read(input: impl Read) -> Result<State> {
         let bytes = read::at_most(LARGEST, input).map_err(wrong)?;
-        let state: State = serde_json::from_slice(&bytes).map_err(wrong)?;
-        let mut others = state.annotations.iter().flat_map(|annotations| annotations.others.keys());
-        match others.find(|name| name.starts_with(OURS)) {
-            Some(name) => Err(wrong(format!("annotation {name:?}: there is none of that name"))),
-            None => Ok(state),
-        }
+        serde_json::from_slice(&bytes).map_err(wrong)
     }
 
     /// The container's process, or `None` if the container has stopped. A pid 0 is refused: it never
@@ -76,22 +59,32 @@ impl State {
         report::one_word(&self.id).chars().take(LONGEST_NAME).collect()
     }
 
-    /// Adds the container's own options to those of the hook's arguments. Where there can be only one,
-    /// the container's replaces the other.
-    pub fn complete(self, request: &mut Attach) -> Result<()> {
+    /// Adds the container's own options to those of the hook's arguments, if these say that annotations
+    /// count. Where there can be only one, the container's replaces the other. Gives whether there are
+    /// annotations for this program that do not count: tools make an image's labels annotations, so the
+    /// author of an image must not break a container with them, or publish its ports.
+    pub fn complete(self, request: &mut Attach) -> Result<bool> {
         request.container = Some(self.name()).filter(|name| !name.is_empty());
-        let given = self.annotations.unwrap_or_default();
-        if let Some(ifname) = given.ifname {
-            request.container_end = value("ifname", &ifname)?;
+        for (name, given) in self.annotations.unwrap_or_default() {
+            let Some(option) = name.strip_prefix(OURS) else { continue };
+            if !request.annotations {
+                return Ok(true);
+            }
+            let text = given
+                .as_str()
+                .ok_or_else(|| wrong(format!("annotation {name:?}: not a string")))?;
+            match option {
+                "ifname" => request.container_end = value(option, text)?,
+                "address" => request.container_address = Some(value(option, text)?),
+                "publish" => {
+                    for text in text.split([',', ' ']).filter(|text| !text.is_empty()) {
+                        cli::add(&mut request.publish, value(option, text)?)?;
+                    }
+                }
+                _ => return Err(wrong(format!("annotation {name:?}: there is none of that name"))),
+            }
         }
-        if let Some(address) = given.address {
-            request.container_address = Some(value("address", &address)?);
-        }
-        let publish = given.publish.unwrap_or_default();
-        for text in publish.split([',', ' ']).filter(|text| !text.is_empty()) {
-            cli::add(&mut request.publish, value("publish", text)?)?;
-        }
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -121,7 +114,7 @@ mod tests {
     use crate::request::cli::Request;
 
     fn request() -> Attach {
-        match cli::parse(["-hook", "-ifname", "eth0", "-publish", "8080:80"]) {
+        match cli::parse(["-hook", "-annotations", "-ifname", "eth0", "-publish", "8080:80"]) {
             Ok(Request::Hook(request)) => request,
             other => panic!("{other:?}"),
         }
@@ -134,7 +127,7 @@ mod tests {
         let state = State::read(&creating[..]).unwrap();
         assert_eq!(state.process().unwrap(), Some(4422));
         let mut request = request();
-        state.complete(&mut request).unwrap();
+        assert!(!state.complete(&mut request).unwrap());
         let published: Vec<_> = request.publish.iter().map(ToString::to_string).collect();
         assert_eq!(published, ["8080:80/tcp", "8081:81/tcp", "8082:82/udp"]);
         assert_eq!(request.container.as_deref(), Some("web"));
@@ -160,6 +153,24 @@ mod tests {
     }
 
     #[test]
+    fn annotations_count_only_if_the_hooks_arguments_say_so() {
+        for wrong in [
+            r#""netsetgo.publish":8080"#,
+            r#""netsetgo.pubish":"1:1""#,
+            r#""netsetgo.publish":"8080:81""#,
+        ] {
+            let state =
+                format!(r#"{{"id":"a","status":"created","pid":1,"annotations":{{{wrong}}}}}"#);
+            let state = || State::read(state.as_bytes()).unwrap();
+            let mut counts = request();
+            assert_eq!(state().complete(&mut counts).unwrap_err().exit_status(), 2, "{wrong}");
+            let mut plain = Attach { annotations: false, ..request() };
+            assert!(state().complete(&mut plain).unwrap());
+            assert_eq!(plain.publish, request().publish);
+        }
+    }
+
+    #[test]
     fn what_does_not_read_as_a_state_is_wrong_usage() {
         let deep = [vec![b'['; 1 << 20], vec![]].concat();
         for state in [
@@ -174,8 +185,6 @@ mod tests {
             br#"{"id":"a","status":"created","pid":"1"}"#,
             br#"{"id":"a","status":"created","pid":1.5}"#,
             br#"{"id":"a","status":"created","pid":1,"annotations":[]}"#,
-            br#"{"id":"a","status":"created","pid":1,"annotations":{"netsetgo.publish":8080}}"#,
-            br#"{"id":"a","status":"created","pid":1,"annotations":{"netsetgo.pubish":"1:1"}}"#,
             br#"{"id":"a","status":"created","pid":1} x"#,
         ] {
             let error = State::read(state).unwrap_err();

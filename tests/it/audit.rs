@@ -204,7 +204,8 @@ fn what_a_caller_writes_forges_no_line_and_no_word() {
     let hostile = "web\n<86>netsetgo[1]: attach uid=0 \u{202e}\u{1b}[2J\u{0}\u{e4}%s%n";
     let harmless = "container=web?<86>netsetgo[1]:?attach?uid=0???[2J??%s%n interface=";
     let annotations = serde_json::json!({"netsetgo.publish": "80:80", "other": hostile});
-    hook(&alice, "", &state("created", hostile, pod.pid.into(), annotations)).refused("80");
+    hook(&alice, "-annotations", &state("created", hostile, pod.pid.into(), annotations))
+        .refused("80");
     let told = log.only(1000);
     assert!(told.starts_with("attach refused uid=1000 ") && told.contains(harmless), "{told}");
     hook(&alice, "", &state("created", hostile, pod.pid.into(), serde_json::json!({}))).done();

@@ -79,10 +79,10 @@ fn twice_for_one_container_is_success() {
     let alice = world.alice();
     let pod = alice.container();
     let state = created(&pod, json!({"netsetgo.publish": "8080:80"}));
-    hook(&alice, "", &state).done();
+    hook(&alice, "-annotations", &state).done();
     let published = world.published();
     assert_eq!(published, [r#"6 . 8080 comment "ns1000-0" : 10.10.10.2 . 80"#]);
-    world.unchanged(|| hook(&alice, "", &state)).done();
+    world.unchanged(|| hook(&alice, "-annotations", &state)).done();
     assert_eq!(world.leases(), ["ns1000-0"]);
     assert_eq!(world.published(), published);
 }
@@ -155,8 +155,7 @@ fn options_come_from_the_hooks_arguments_and_from_annotations() {
         "netsetgo.ifname": "net0",
         "netsetgo.address": "10.10.10.77/24",
     });
-    let options =
-        "-ifname eth0 -containerAddress 10.10.10.7/24 -publish 8080:80 -lo -mtu 1280 -wait 9";
+    let options = "-annotations -ifname eth0 -containerAddress 10.10.10.7/24 -publish 8080:80 -lo -mtu 1280 -wait 9";
     hook(&alice, options, &created(&pod, annotations)).done();
     // Of what there can be only one, the container's is the one. Ports add up.
     assert_eq!(pod.links(), ["lo", "net0"]);
@@ -186,7 +185,7 @@ fn arguments_alone_and_annotations_alone_do_as_well() {
     hook(&alice, "-ifname eth0 -containerAddress 10.10.10.9/24", &created(&one, json!({}))).done();
     assert_eq!(one.link("eth0")["addr_info"][0]["local"], "10.10.10.9");
     let annotations = json!({"netsetgo.ifname": "eth0", "netsetgo.publish": ""});
-    hook(&alice, "", &created(&other, annotations)).done();
+    hook(&alice, "-annotations", &created(&other, annotations)).done();
     assert_eq!(other.link("eth0")["addr_info"][0]["local"], "10.10.10.2");
     assert_eq!(world.published(), [""; 0]);
 }
@@ -208,17 +207,17 @@ fn annotations_are_under_the_same_policy_as_options() {
     let pod = alice.container();
     for ports in ["8100:80", "80:80", "8080:80, 8100:80", "127.0.0.1:7999:80", "8099-8100:1-2"] {
         let state = created(&pod, json!({"netsetgo.publish": ports}));
-        alice.refused(with("", &state), "not granted to uid 1000");
-        alice.refused(with("-publish 8001:1", &state), "not granted to uid 1000");
+        alice.refused(with("-annotations", &state), "not granted to uid 1000");
+        alice.refused(with("-annotations -publish 8001:1", &state), "not granted to uid 1000");
     }
     let many = created(&pod, json!({"netsetgo.publish": "1-1025:1-1025"}));
-    alice.usage(with("", &many), "more than 1024");
+    alice.usage(with("-annotations", &many), "more than 1024");
     let twice = created(&pod, json!({"netsetgo.publish": "8080:81"}));
-    alice.usage(with("-publish 8080:80", &twice), "8080:81/tcp: given twice");
+    alice.usage(with("-annotations -publish 8080:80", &twice), "8080:81/tcp: given twice");
     let elsewhere = created(&pod, json!({"netsetgo.address": "10.10.11.2/24"}));
-    alice.failed(with("", &elsewhere), "not in the bridge's subnet");
+    alice.failed(with("-annotations", &elsewhere), "not in the bridge's subnet");
     let loopback = created(&pod, json!({"netsetgo.ifname": "lo"}));
-    alice.failed(with("", &loopback), "netsetgo did not make it for you");
+    alice.failed(with("-annotations", &loopback), "netsetgo did not make it for you");
     let bobs = world.bob().container();
     world.bob().refused(with("", &created(&bobs, json!({}))), "not allowed");
 }
@@ -243,7 +242,7 @@ fn an_annotation_that_does_not_read_is_wrong_usage_and_says_which() {
         ("address", json!("::1/64")),
     ] {
         let state = created(&pod, json!({format!("netsetgo.{name}"): value}));
-        alice.usage(with("", &state), &format!("annotation netsetgo.{name} "));
+        alice.usage(with("-annotations", &state), &format!("annotation netsetgo.{name} "));
     }
     for (name, value) in [
         ("netsetgo.publish", json!(8080)),
@@ -257,15 +256,45 @@ fn an_annotation_that_does_not_read_is_wrong_usage_and_says_which() {
         ("netsetgo.bridgeName", json!("brg1")),
         ("netsetgo.\n\u{1b}[2J", json!("x")),
     ] {
-        alice.usage(with("", &created(&pod, json!({name: value}))), "standard input: ");
+        alice.usage(with("-annotations", &created(&pod, json!({name: value}))), "annotation ");
     }
-    // Nor does it read when it is there twice.
-    for twice in [
-        r#""annotations":{"netsetgo.ifname":"a","netsetgo.ifname":"b"}"#,
-        r#""annotations":{"netsetgo.ifname":"a"},"annotations":{}"#,
-    ] {
-        let state = format!(r#"{{"id":"a","status":"created","pid":{pod},{twice}}}"#);
-        alice.usage(with("", &state), "duplicate field");
+    // Nor do they read when they are there twice.
+    let twice = r#""annotations":{"netsetgo.ifname":"a"},"annotations":{}"#;
+    let state = format!(r#"{{"id":"a","status":"created","pid":{pod},{twice}}}"#);
+    alice.usage(with("-annotations", &state), "duplicate field");
+}
+
+#[test]
+fn an_images_labels_change_and_break_nothing_without_the_argument() {
+    let world = World::with_policy(&publishing());
+    let alice = world.alice();
+    for (slot, (name, value)) in [
+        ("publish", json!("8080:80")),
+        ("publish", json!("80:80")),
+        ("publish", json!(8080)),
+        ("ifname", json!("a b")),
+        ("address", json!("10.10.10.77/24")),
+        ("pubish", json!("8080:80")),
+        ("\n\u{1b}[2J", json!("x")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let pod = alice.container();
+        let state = created(&pod, json!({format!("netsetgo.{name}"): value}));
+        let outcome = hook(&alice, "-json", &state);
+        assert!(outcome.status == 0 && outcome.is_one_line(), "{outcome:?}");
+        assert!(outcome.err.contains("argument -annotations"), "{outcome:?}");
+        assert!(!outcome.out.contains("portMappings"), "{outcome:?}");
+        assert_eq!(pod.address(), format!("10.10.10.{}/24", slot + 2));
+    }
+    assert_eq!(world.published(), [""; 0]);
+    // What fails is told alone.
+    let pod = alice.container();
+    let state = created(&pod, json!({"netsetgo.publish": "8080:80"}));
+    alice.refused(with("-publish 80:80", &state), "not granted");
+    for (other, why) in [("-pid 1", "only with -hook"), ("-delete -pid 1", "exclude each other")] {
+        alice.usage(format!("-annotations {other}"), why);
     }
 }
 
@@ -389,7 +418,7 @@ fn no_depth_of_nesting_is_too_much_to_survive() {
         ] {
             let state = format!(r#"{{"id":"a","status":"created","pid":{pod},{member}}}"#);
             fs::write(world.path("/tmp/state"), state).unwrap();
-            let outcome = alice.netsetgo("-hook </tmp/state");
+            let outcome = alice.netsetgo("-hook -annotations </tmp/state");
             // What is not this program's is not looked into.
             if outcome.status == 0 {
                 assert!(!member.contains("netsetgo"), "{depth}: {outcome:?}");
@@ -413,7 +442,7 @@ fn the_line_is_a_short_one_however_long_what_it_is_about() {
         state("created", "a", json!(1), json!({"netsetgo.publish": long})),
         state("created", "a", json!(1), json!({format!("netsetgo.{long}"): "x"})),
     ] {
-        let line = world.alice().usage(with("", &state), "standard input: ");
+        let line = world.alice().usage(with("-annotations", &state), "standard input: ");
         assert!(line.len() < 1000, "a line of {} bytes", line.len());
     }
 }
@@ -437,7 +466,8 @@ fn another_users_container_is_refused_in_the_usual_words() {
     gone.kill();
     let line = |pid: u32, options: &str| {
         let state = state("created", "a", json!(pid), json!({"netsetgo.ifname": "eth0"}));
-        let said = alice.refused(with(options, &state), "not yours, or gone");
+        let options = format!("-annotations {options}");
+        let said = alice.refused(with(&options, &state), "not yours, or gone");
         said.replace(&pid.to_string(), "N")
     };
     let usual = alice.refused(format!("-pid {bobs}"), "").replace(&bobs.to_string(), "N");

@@ -19,9 +19,11 @@ pub fn check(bytes: &[u8]) {
     }
     let name = state.name();
     assert!(name.len() <= LONGEST_NAME && name.bytes().all(|b| b.is_ascii_graphic()), "{name:?}");
-    let Ok(cli::Request::Hook(mut request)) = cli::parse(["-hook"]) else { panic!("no hook") };
+    let Ok(cli::Request::Hook(mut request)) = cli::parse(["-hook", "-annotations"]) else {
+        panic!("no hook")
+    };
     match state.complete(&mut request) {
-        Ok(()) => {
+        Ok(_) => {
             assert!(request.publish.len() <= MOST_PORTS);
             assert_eq!(request.container, Some(name).filter(|name| !name.is_empty()));
         }
