@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::rules::ICMP;
-use crate::kernel::nftables::Element;
+use super::tables::{FRAGMENTS, OWNED, OWNERS};
+use crate::kernel::nftables::{Element, Set};
 use crate::network::lease::{ADDRESS_BITS, index_of};
 use crate::network::pool::Pool;
 use crate::request::address::{Cidr, IfName, Mac};
@@ -47,10 +48,21 @@ pub fn owned(ip: Ipv4Addr, uid: u32) -> Element {
     Element::key([ip.octets(), uid.to_ne_bytes()].concat())
 }
 
-/// Of the map `owners` and the set `owned`: the bridge's own address, of root. If one is missing, it was
-/// flushed.
-pub fn memory(grant: &Grant) -> [Element; 2] {
-    [owner(grant.address.ip, 0), owned(grant.address.ip, 0)]
+/// Of the map `fragments`: the limit of the user who has this address.
+pub fn fragments(ip: Ipv4Addr, uid: u32, rate: u32) -> Element {
+    Element { limit: limit(uid, rate), ..Element::key(ip.octets().into()) }
+}
+
+/// The name of a user's limit.
+pub fn limit(uid: u32, rate: u32) -> String {
+    format!("uid{uid}-{rate}")
+}
+
+/// The bridge's own address, of root, in the map `owners`, the set `owned` and the map `fragments`. If it
+/// is missing from one of them, that was flushed.
+pub fn memory(grant: &Grant) -> [(&'static Set<'static>, Vec<u8>); 3] {
+    let ip = grant.address.ip;
+    [(&OWNERS, owner(ip, 0).key), (&OWNED, owned(ip, 0).key), (&FRAGMENTS, ip.octets().into())]
 }
 
 /// Of the set `users`: the names of a user's host ends, whatever their slot.

@@ -24,13 +24,16 @@ pub use self::tables::{LIVE, NAME, OWNERS, PORTS, PUBLISHING};
 pub use self::transaction::{Step, optimistic, optimistic_mending};
 pub use self::verify::Seen;
 use crate::kernel::link::{By, Link};
-use crate::kernel::nftables::Batch;
+use crate::kernel::nftables::{Batch, Element};
 use crate::network::lease::{address_of, user_of};
 use crate::network::pool::Pool;
-use crate::network::{Host, bridge};
+use crate::network::{Host, bridge, owner};
 use crate::report::error::Result;
 use crate::request::address::Cidr;
 use crate::request::policy::{Grant, PREFIXES};
+
+/// How many seconds' fragments a user's containers may send at once.
+const FRAGMENT_BURST: u32 = 4;
 
 const COMMENT: &str = "kept by netsetgo, see netsetgo(8): a rule that is changed is put back";
 
@@ -80,8 +83,8 @@ fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
         optimistic(host, |host| {
             let seen = look(host, grant)?;
             let leases = host.leases()?;
-            let owners = leases.iter().filter_map(|link| user_of(&link.name));
-            let users: BTreeSet<u32> = owners.chain(newcomer).collect();
+            let users = leases.iter().filter_map(|link| user_of(&link.name));
+            let users: BTreeSet<u32> = users.chain(newcomer).collect();
             let users: Vec<_> = users.into_iter().map(elements::user).collect();
             let mut batch = Batch::default();
             if !seen.whole {
@@ -91,11 +94,10 @@ fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
                     let subnet = grant.address;
                     host.forget_flows_of_free(|ip| subnet.is_host(ip) && ip != subnet.ip)?;
                 }
+                let owners = owners(host, grant, remembers, &leases)?;
                 add_tables(&mut batch, &seen.setup, from_scratch);
                 add_network(&mut batch, grant, &subnets(host, grant)?);
-                if !remembers {
-                    add_owners(&mut batch, grant, &leases);
-                }
+                set_owners(&mut batch, grant, &owners);
             }
             if !seen.whole || newcomer.is_some() && !seen.knows_user {
                 batch.add(&USERS, &users);
@@ -136,8 +138,8 @@ fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
     for set in [&SUBNETS, &NAME_SERVERS, &PROTOCOLS, &LEASES, &ADDRESSES, &USERS] {
         batch.flush(set);
     }
-    // Each of their elements has the limit of an earlier policy.
-    for set in [&CONNECTIONS, &TO_PORT, &TO_HOST_ICMP, &FRAGMENTS] {
+    // Their elements have the limits of an earlier policy.
+    for set in [&CONNECTIONS, &TO_PORT, &TO_HOST_ICMP, &OWNERS, &OWNED, &FRAGMENTS] {
         batch.flush(set);
     }
     batch.add(&BRIDGES, &[elements::bridge(&grant.bridge)]);
@@ -154,30 +156,44 @@ fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
     }
 }
 
-/// Adds the users who have addresses now, in place of what is there. Who had the others is not known any
-/// more. An address whose bridge port is closed may not have been claimed yet.
-fn add_owners(batch: &mut Batch, grant: &Grant, leases: &[Link]) {
-    batch.flush(&OWNERS);
-    batch.flush(&OWNED);
-    set_owner(batch, grant.address.ip, 0);
-    for link in leases.iter().filter(|link| link.up) {
-        if let Some(address) = address_of(link.index, grant.address) {
-            // Only root can give a host end another name.
-            set_owner(batch, address.ip, user_of(&link.name).unwrap_or_default());
-        }
+/// The users who have addresses. Without a memory these are the users of containers, and who had the other
+/// addresses is not known any more. An address whose bridge port is closed may not have been claimed yet.
+fn owners(host: &mut Host, grant: &Grant, remembers: bool, leases: &[Link]) -> Result<Vec<Owner>> {
+    if remembers {
+        let owner = |element: &Element| Some((element.ipv4()?, owner::uid(element)?));
+        return Ok(host.elements(&OWNERS)?.iter().filter_map(owner).collect());
     }
+    let owner = |link: &Link| {
+        let address = address_of(link.index, grant.address)?;
+        // Only root can give a host end another name.
+        Some((address.ip, user_of(&link.name).unwrap_or_default()))
+    };
+    let living = leases.iter().filter(|link| link.up).filter_map(owner);
+    Ok(living.chain([(grant.address.ip, 0)]).collect())
 }
 
-/// Notes which user has an address.
-pub fn set_owner(batch: &mut Batch, ip: Ipv4Addr, uid: u32) {
-    batch.add(&OWNERS, &[elements::owner(ip, uid)]);
-    batch.add(&OWNED, &[elements::owned(ip, uid)]);
+/// An address, and the user who has it.
+type Owner = (Ipv4Addr, u32);
+
+/// Notes which users have these addresses.
+pub fn set_owners(batch: &mut Batch, grant: &Grant, owners: &[Owner]) {
+    let rate = grant.fragments.max(1);
+    for uid in owners.iter().map(|(_, uid)| *uid).collect::<BTreeSet<u32>>() {
+        batch.add_limit(ROUTED, &elements::limit(uid, rate), rate, rate * FRAGMENT_BURST);
+    }
+    let each = |element: fn(Owner, u32) -> Element| -> Vec<Element> {
+        owners.iter().map(|owner| element(*owner, rate)).collect()
+    };
+    batch.add(&OWNERS, &each(|(ip, uid), _| elements::owner(ip, uid)));
+    batch.add(&OWNED, &each(|(ip, uid), _| elements::owned(ip, uid)));
+    batch.add(&FRAGMENTS, &each(|(ip, uid), rate| elements::fragments(ip, uid, rate)));
 }
 
-/// Notes that this user has it no longer. The error is ENOENT if that is not so.
-pub fn unset_owner(batch: &mut Batch, ip: Ipv4Addr, uid: u32) {
+/// Notes that this user has the address no longer. The error is ENOENT if that is not so.
+pub fn unset_owner(batch: &mut Batch, (ip, uid): Owner) {
     batch.delete(&OWNERS, &[elements::owner(ip, uid)]);
     batch.delete(&OWNED, &[elements::owned(ip, uid)]);
+    batch.delete(&FRAGMENTS, &[Element::key(ip.octets().into())]);
 }
 
 /// The subnets of containers: this network's, and those of the other bridges that are in the tables.
@@ -224,7 +240,7 @@ mod tests {
                 .hash(&mut hasher);
         }
         // Raise the version, and then write here what the rules are now.
-        assert_eq!((setup().version()[0], hasher.finish()), (8, 1_272_892_691_551_407_015));
+        assert_eq!((setup().version()[0], hasher.finish()), (8, 14_516_675_452_036_988_565));
     }
 
     #[test]

@@ -107,8 +107,6 @@ const PLAIN_IPV4: u8 = 0x45;
 /// The bits of [`IP_FRAGMENT`] that are not zero in a fragment, and in each but the first.
 const IS_FRAGMENT: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
 const FRAGMENT_OFFSET: u32 = u32::from_ne_bytes([0, 0, 0x1f, 0xff]);
-/// How many seconds' fragments a container may send at once.
-const FRAGMENT_BURST: u32 = 4;
 
 /// `IPS_DST_NAT` and `IPS_CONFIRMED` (`linux/netfilter/nf_conntrack_common.h`). A connection is confirmed
 /// when its first packet has passed all rules.
@@ -321,9 +319,8 @@ const LIMITS: [Rules; 6] = [
 
 #[rustfmt::skip]
 const SOME_FRAGMENTS: [Rules; 1] = [
-    rule(&IN_FRAGMENTS, "no more a second than the policy says (fragments)",
-        |setup| [ipv4(), at_rate(SADDR, &FRAGMENTS, setup.fragments,
-            setup.fragments * FRAGMENT_BURST), leave_chain()].concat()),
+    rule(&IN_FRAGMENTS, "no more of one user's a second than the policy says (fragments)",
+        |_| [ipv4(), limit_of(SADDR, &FRAGMENTS), leave_chain()].concat()),
 ];
 
 #[rustfmt::skip]

@@ -44,7 +44,7 @@ pub const fn set<'a>(
     key: &'a [Kind],
     comment: &'a str,
 ) -> Set<'a> {
-    Set { table, name, comment, key, value: &[], ranges: false, by_rules: None }
+    Set { table, name, comment, key, value: &[], ranges: false, limits: false, by_rules: None }
 }
 
 impl Set<'_> {
@@ -56,6 +56,11 @@ impl Set<'_> {
     /// Rules add its elements, so many at most.
     const fn by_rules(self, most: u32) -> Self {
         Set { by_rules: Some(most), ..self }
+    }
+
+    /// It is a map to limits.
+    const fn of_limits(self) -> Self {
+        Set { limits: true, ..self }
     }
 
     /// It is a map to these values.
@@ -146,7 +151,7 @@ mod sets {
         "how many of them ping the same host").by_rules(1 << 20);
 
     pub const FRAGMENTS: Set = set(ROUTED, "fragments", &[Ipv4],
-        "how many fragments each container sends").by_rules(1 << 16);
+        "the fragments that containers send: each user has a limit").of_limits();
 
     /// Every lease that is possible. Of the index it has only the part that is the address's: nft shows a
     /// whole index as the name of an interface, and cannot load that once the interface is gone.

@@ -36,9 +36,10 @@ pub fn look(ruleset: &mut Ruleset, grant: &Grant, forwarding: Forwarding) -> Res
     let setup = Setup::new(grant, nat, forwarding != Forwarding::Others);
     let version = setup.version();
     let wanted = by_chain(setup.rules().map(|(rule, _)| rule.mark(&version)).collect());
-    let [owner, owned] = elements::memory(grant);
-    let remembers = ruleset.element(&OWNERS, owner.key)?.is_some()
-        && ruleset.element(&OWNED, owned.key)?.is_some();
+    let mut remembers = true;
+    for (set, key) in elements::memory(grant) {
+        remembers = remembers && ruleset.element(set, key)?.is_some();
+    }
     Ok(Seen {
         setup,
         // A chain or set that a rule names cannot be deleted while the rule is there; elements can.

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use super::Host;
 use super::lease::{self, Lease, Wanted};
-use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic_mending, set_owner, unset_owner};
+use crate::firewall::{OWNERS, PUBLISHING, Step, optimistic_mending, set_owners, unset_owner};
 use crate::kernel::nftables::{Batch, Element};
 use crate::kernel::{conntrack, route};
 use crate::publish;
@@ -88,9 +88,9 @@ pub fn claim(host: &mut Host, wanted: &Wanted, lease: &Lease, bridge: u32) -> Re
         }
         let mut batch = Batch::default();
         if let Some(last) = last_user(host, ip)? {
-            unset_owner(&mut batch, ip, last);
+            unset_owner(&mut batch, (ip, last));
         }
-        set_owner(&mut batch, ip, uid);
+        set_owners(&mut batch, grant, &[(ip, uid)]);
         Ok(Step::Commit(batch, ()))
     })
 }

@@ -19,7 +19,7 @@ use std::net::Ipv4Addr;
 use self::encode::leads_to;
 use self::plan::{Plan, Ports, check_granted, plan};
 use self::remove::prune;
-use crate::firewall::{LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic_mending, set_owner};
+use crate::firewall::{LIVE, PORTS, PUBLISHING, Step, forwarding, optimistic_mending, set_owners};
 use crate::kernel::conntrack;
 use crate::kernel::link::By;
 use crate::kernel::nftables::{Batch, Element};
@@ -111,7 +111,7 @@ pub fn publish(host: &mut Host, wanted: &Wanted, lease: &Lease) -> Result<Vec<Ma
             return Ok(Step::Done(plan));
         }
         check_quota(host, grant, plan.added.len(), Some(ip))?;
-        Ok(Step::Commit(addition(ip, &plan.added, lease), plan))
+        Ok(Step::Commit(addition(grant, ip, &plan.added, lease), plan))
     })?;
     // What is published stays so, also where the flows cannot be looked up or forgotten.
     match redirect_udp(host, &plan, ip) {
@@ -121,11 +121,11 @@ pub fn publish(host: &mut Host, wanted: &Wanted, lease: &Lease) -> Result<Vec<Ma
 }
 
 /// The transaction that publishes mappings.
-fn addition(ip: Ipv4Addr, mappings: &[Mapping], lease: &Lease) -> Batch {
+fn addition(grant: &Grant, ip: Ipv4Addr, mappings: &[Mapping], lease: &Lease) -> Batch {
     let ports: Vec<_> =
         mappings.iter().map(|mapping| encode::element(ip, mapping, &lease.host_end)).collect();
     let mut batch = Batch::default();
-    set_owner(&mut batch, ip, lease.user());
+    set_owners(&mut batch, grant, &[(ip, lease.user())]);
     batch.add(&PUBLISHING, &[publishing(ip)]);
     batch.create(&PORTS, &ports);
     batch.add(&LIVE, &ports.iter().map(encode::live).collect::<Vec<_>>());

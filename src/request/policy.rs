@@ -61,7 +61,7 @@ pub struct Grant {
     /// The most of them to one port of one remote host.
     #[serde(deserialize_with = "between::<1, MOST_OF_A_LIMIT, _>")]
     pub connections_to_port: u32,
-    /// The most fragments that a container sends in a second.
+    /// The most fragments that a user's containers send in a second.
     #[serde(deserialize_with = "between::<0, MOST_OF_A_LIMIT, _>")]
     pub fragments: u32,
     /// The caller's real user id.
@@ -92,7 +92,7 @@ impl Default for Grant {
             protocols: Vec::new(),
             connections: 4096,
             connections_to_port: 1024,
-            fragments: 3,
+            fragments: 16,
             uid: 0,
             links: MOST_LINKS,
             ports: u32::MAX,

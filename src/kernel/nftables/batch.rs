@@ -12,7 +12,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 
 use super::expression::Statement;
 use super::{
-    COMMENT, Chain, Element, Kind, Rule, Set, Table, message, number, text_data, user_data,
+    COMMENT, Chain, Element, Kind, Rule, Set, Table, message, number, text, text_data, user_data,
 };
 use crate::kernel::answer::nested;
 use crate::kernel::netlink::Change;
@@ -21,6 +21,9 @@ use crate::kernel::netlink::Change;
 const SET_KEY_BYTE_ORDER: u8 = 0;
 const SET_VALUE_BYTE_ORDER: u8 = 1;
 const SET_COMMENT: u8 = 7;
+
+/// `NFT_OBJECT_LIMIT` (`linux/netfilter/nf_tables.h`).
+const LIMIT: u32 = 4;
 
 /// The most elements in one message: an attribute has 64 KiB at most.
 const MOST_ELEMENTS: usize = 500;
@@ -73,6 +76,7 @@ impl Batch {
         flags.set(SetFlags::Concat, set.ranges && set.key.len() > 1);
         flags.set(SetFlags::Map, !set.value.is_empty());
         flags.set(SetFlags::Eval, set.by_rules.is_some());
+        flags.set(SetFlags::Object, set.limits);
         let mut attributes = vec![
             SetAttribute::Table(set.table.name.to_owned()),
             SetAttribute::Name(set.name.to_owned()),
@@ -86,6 +90,9 @@ impl Batch {
             attributes.push(SetAttribute::DataType(kind(set.value)));
             attributes.push(SetAttribute::DataLen(length(set.value)));
         }
+        if set.limits {
+            attributes.push(SetAttribute::ObjectType(LIMIT));
+        }
         if let Some(most) = set.by_rules {
             attributes.push(SetAttribute::Description(vec![SetDescription::Size(most)]));
         }
@@ -97,6 +104,16 @@ impl Batch {
             attributes.push(SetAttribute::Description(vec![parts]));
         }
         self.push(set.table, NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
+    }
+
+    /// Makes a limit of so many packets a second, and a burst, if there is none of this name.
+    pub fn add_limit(&mut self, table: Table, name: &str, rate: u32, burst: u32) {
+        let long = |kind, value: u32| DefaultNla::new(kind, u64::from(value).to_be_bytes().into());
+        // NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT (a second), NFTA_LIMIT_BURST.
+        let limit = nested(4, &[long(1, rate), long(2, 1), number(3, burst)]);
+        // NFTA_OBJ_TABLE, NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA.
+        let attributes = vec![text(1, table.name), text(2, name), number(3, LIMIT), limit];
+        self.push(table, NfTablesMessage::NewObject(attributes), NLM_F_CREATE);
     }
 
     /// Makes a chain, if there is none like it.
@@ -200,7 +217,7 @@ pub(super) fn in_set(set: &Set) -> Vec<SetElementList> {
 
 /// An element, as one of a list.
 pub(super) fn element(element: &Element) -> ListAttribute<SetElementAttribute> {
-    let Element { key, value, comment, end, last } = element;
+    let Element { key, value, limit, comment, end, last } = element;
     let given = |bytes: &Vec<u8>| Some(bytes.clone()).filter(|bytes| !bytes.is_empty());
     let attributes = [
         end.then_some(SetElementAttribute::Flags(SetElementFlags::IntervalEnd)),
@@ -208,6 +225,7 @@ pub(super) fn element(element: &Element) -> ListAttribute<SetElementAttribute> {
         // NFTA_DATA_VALUE.
         given(last).map(|last| SetElementAttribute::KeyEnd(vec![DefaultNla::new(1, last)])),
         given(value).map(|value| SetElementAttribute::Data(DataAttribute::Value(value))),
+        (!limit.is_empty()).then(|| SetElementAttribute::ObjectRefrence(limit.clone())),
         (!comment.is_empty()).then(|| SetElementAttribute::UserData(text_data(COMMENT, comment))),
     ];
     ListAttribute::Element(attributes.into_iter().flatten().collect())

@@ -10,7 +10,7 @@ use netlink_packet_netfilter::nftables::{
     Register, Verdict, VerdictAttribute,
 };
 
-use super::{Chain, NFPROTO_IPV4, Set, number};
+use super::{Chain, NFPROTO_IPV4, Set, number, text};
 use crate::kernel::answer::nested;
 
 /// The expressions of a statement.
@@ -277,26 +277,20 @@ pub fn make_private(last: Field) -> Statement {
 /// `add @SET { FIELD . FIELD ct count over MOST }`: there are more connections with these fields.
 pub fn more_connections(fields: &[Field], set: &Set, most: u32) -> Statement {
     // NFTA_CONNLIMIT_COUNT, NFTA_CONNLIMIT_FLAGS (NFT_CONNLIMIT_F_INV).
-    add(fields, set, "connlimit", &[number(1, most), number(2, 1)])
-}
-
-/// `add @SET { FIELD limit rate RATE/second burst BURST packets }`: there are no more packets a second
-/// with this field.
-pub fn at_rate(field: Field, set: &Set, rate: u32, burst: u32) -> Statement {
-    // NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT (a second), NFTA_LIMIT_BURST.
-    let long = |kind, value: u32| DefaultNla::new(kind, u64::from(value).to_be_bytes().to_vec());
-    add(&[field], set, "limit", &[long(1, rate), long(2, 1), number(3, burst)])
-}
-
-/// `add @SET { FIELD . FIELD LIMIT }`: each element has a limit of its own, which says whether the rule
-/// goes on.
-fn add(fields: &[Field], set: &Set, limit: &str, attributes: &[DefaultNla]) -> Statement {
-    let text = |kind, text: &str| DefaultNla::new(kind, [text.as_bytes(), &[0]].concat());
-    // NFTA_EXPR_NAME, NFTA_EXPR_DATA, in NFTA_DYNSET_EXPR.
-    let limit = nested(7, &[text(1, limit), nested(2, attributes)]);
+    let limit = [number(1, most), number(2, 1)];
+    // NFTA_EXPR_NAME, NFTA_EXPR_DATA, in NFTA_DYNSET_EXPR: each element counts for itself.
+    let limit = nested(7, &[text(1, "connlimit"), nested(2, &limit)]);
     // NFTA_DYNSET_SET_NAME, NFTA_DYNSET_OP (NFT_DYNSET_OP_ADD), NFTA_DYNSET_SREG_KEY.
     let dynset = vec![text(1, set.name), number(3, 0), number(4, register(0).into()), limit];
     [concatenation(fields), vec![other("dynset", dynset)]].concat()
+}
+
+/// `limit name FIELD map @MAP`: as many packets a second as the limit allows that the map has for the
+/// field. None if it has none.
+pub fn limit_of(field: Field, map: &Set) -> Statement {
+    // NFTA_OBJREF_SET_SREG, NFTA_OBJREF_SET_NAME.
+    let limit = vec![number(3, register(0).into()), text(4, map.name)];
+    [field.load(0), vec![other("objref", limit)]].concat()
 }
 
 /// `dnat ip to FIELD . FIELD map @MAP`: the map gives an address and a port.

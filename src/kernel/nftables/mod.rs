@@ -70,6 +70,8 @@ pub struct Set<'a> {
     pub value: &'a [Kind],
     /// Whether its keys are ranges.
     pub ranges: bool,
+    /// Whether its elements have limits as values.
+    pub limits: bool,
     /// Whether rules add its elements. The most that there can be.
     pub by_rules: Option<u32>,
 }
@@ -108,6 +110,8 @@ pub struct Element {
     pub key: Vec<u8>,
     /// Its value, likewise; empty in a set.
     pub value: Vec<u8>,
+    /// The name of the limit that it has as a value, likewise. It is written and not read.
+    pub limit: String,
     /// Its comment; empty if there is none.
     pub comment: String,
     /// Whether it says only that a range ends before this key.
@@ -136,6 +140,11 @@ fn message(table: Table, request: NfTablesMessage) -> NetfilterMessage {
 
 fn number(kind: u16, value: u32) -> DefaultNla {
     DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+/// An attribute that is a text.
+fn text(kind: u16, words: &str) -> DefaultNla {
+    DefaultNla::new(kind, [words.as_bytes(), &[0]].concat())
 }
 
 /// A piece of user data: type, length and value, a byte each of the first two.
