@@ -19,8 +19,8 @@ mod report;
 mod request;
 mod target;
 
-pub use commands::{attach::attach, check::check, delete::delete};
-pub use commands::{hook::hook, list::list, prune::prune};
+pub use commands::delete::{delete, let_go};
+pub use commands::{attach::attach, check::check, hook::hook, list::list, prune::prune};
 pub use privilege::{caller::become_caller, capability::give_up_all, filter, sys};
 pub use report::{error::Result, failure, print};
 pub use request::cli::{Request, VERSION, help, parse};

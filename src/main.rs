@@ -4,7 +4,7 @@
 
 use netsetgo::sys::Arguments;
 use netsetgo::{Request, Result, become_caller, filter, give_up_all};
-use netsetgo::{attach, check, delete, hook, list, prune};
+use netsetgo::{attach, check, delete, hook, let_go, list, prune};
 
 #[cfg(target_env = "musl")]
 #[global_allocator]
@@ -33,6 +33,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Request::Attach(which, request) => attach(&caller, &which, &request),
         Request::Hook(request) => hook(&caller, request),
         Request::Delete(which, request) => delete(&caller, &which, &request),
+        Request::LetGo(held) => let_go(&caller, &held),
         Request::List { json } => list(&caller, json),
         Request::Check => check(&caller),
         Request::Prune => prune(&caller),

@@ -17,11 +17,16 @@ _netsetgo() {
             if [[ -e $path ]]; then path=${path%/*} words+=" ${path##*/}"; fi
         done
         ;;
+    -user | --user)
+        mapfile -t COMPREPLY < <(compgen -u -- "$word")
+        return
+        ;;
+    -address | -id | --address | --id) ;;
     -bridgeAddress | -containerAddress | -vethNamePrefix | -ifname | -mtu | -wait | -publish) ;;
     --bridgeAddress | --containerAddress | --vethNamePrefix | --ifname | --mtu | --wait | --publish) ;;
     *)
         words='pid netns bridgeName bridgeAddress containerAddress vethNamePrefix ifname mtu lo wait
-            publish json resolvconf hook annotations delete list check prune version help'
+            publish json resolvconf hook annotations delete address id user list check prune version help'
         # One dash or two, as begun.
         if [[ $word == --* ]]; then previous=--; else previous=-; fi
         mapfile -t COMPREPLY < <(compgen -P "$previous" -W "$words" -- "${word#"$previous"}")

@@ -4,21 +4,27 @@ use std::io::stdin;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use caps::Capability;
+
 use crate::commands::attach::attach;
+use crate::commands::delete::{is_of, take_out};
+use crate::commands::list::processes;
 use crate::commands::prune::prune;
-use crate::kernel::link::{self, Kind, Link};
-use crate::kernel::netlink::Netlink;
-use crate::network::lease::user_of;
+use crate::kernel::link::Link;
+use crate::network::Host;
 use crate::network::take::NAP;
 use crate::privilege::caller::Caller;
+use crate::privilege::capability;
 use crate::report;
-use crate::report::error::{Failed, Result};
+use crate::report::audit::Trail;
+use crate::report::error::{Error, Result};
 use crate::request::cli::{Attach, Which};
 use crate::request::hook_state::State;
+use crate::request::policy::Grant;
 
 /// Attaches the container whose state is on standard input, with the options of the command line and,
-/// with `-annotations`, of the container. If the container has stopped, takes out the published ports of
-/// containers that are gone.
+/// with `-annotations`, of the container. If the container has stopped, takes its veth pair away,
+/// and the published ports of containers that are gone.
 pub fn hook(caller: &Caller, mut request: Attach) -> Result<()> {
     let state = State::read(stdin().lock())?;
     match state.process()? {
@@ -33,26 +39,39 @@ pub fn hook(caller: &Caller, mut request: Attach) -> Result<()> {
             Ok(())
         }
         None => {
-            see_off(caller, &state.name(), request.wait)?;
-            prune(caller)
+            let trail = Trail::new("delete", caller.uid, None);
+            trail.ends(see_off(caller, &state.name(), request.wait, &trail))?;
+            match Grant::of(caller) {
+                // To prune is for users whom the policy allows containers.
+                Err(Error::Refused(_)) => capability::give_up_all(),
+                _ => prune(caller),
+            }
         }
     }
 }
 
-/// Waits, at most for `patience`, until the caller's containers of this name have no veth pair any more.
-/// crun calls the hook as soon as the container's processes have ended. The kernel takes the network
-/// namespace down some milliseconds later, and only then the published ports belong to a container
-/// that is gone.
-fn see_off(caller: &Caller, name: &str, patience: Duration) -> Result<()> {
-    let failed = Failed::netlink("reading the links");
+/// Takes the veth pairs of the caller's containers of this name away, once no process is in them any more,
+/// and waits for that at most for `patience`. A further container may share the network namespace.
+fn see_off(caller: &Caller, name: &str, patience: Duration, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + patience;
-    let is_own = |link: &Link| caller.is_root() || user_of(&link.name) == Some(caller.uid);
-    let is_of_it = |link: &Link| link.alias.as_deref() == Some(name) && is_own(link);
-    let mut netlink = Netlink::open().map_err(&failed)?;
-    while link::all(&mut netlink, Kind::Veth).map_err(&failed)?.iter().any(is_of_it)
-        && Instant::now() < deadline
-    {
+    let privilege = caller.privilege()?;
+    privilege.give_up(Capability::CAP_SYS_PTRACE)?;
+    let mut host = Host::open(&privilege)?;
+    let is_of_it = |link: &Link| link.alias.as_deref() == Some(name) && is_of(caller.uid, link);
+    loop {
+        let mut all = host.leases()?;
+        if !all.iter().any(is_of_it) {
+            return Ok(());
+        }
+        let processes = processes(&mut host.netlink);
+        let lives = |link: &Link| {
+            link.peer_namespace.is_some_and(|namespace| processes.contains_key(&namespace))
+        };
+        take_out(&mut host, trail, &all, |link| is_of_it(link) && !lives(link))?;
+        all.retain(|link| is_of_it(link) && lives(link));
+        if all.is_empty() || Instant::now() >= deadline {
+            return Ok(());
+        }
         sleep(NAP);
     }
-    Ok(())
 }

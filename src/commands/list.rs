@@ -122,7 +122,7 @@ fn leases(netlink: &mut Netlink, home: Option<Cidr>) -> Result<Vec<(Cidr, Link)>
 
 /// The first process of each network namespace that the caller can see. The key is the id by which this
 /// namespace knows the other.
-fn processes(netlink: &mut Netlink) -> BTreeMap<i32, u32> {
+pub fn processes(netlink: &mut Netlink) -> BTreeMap<i32, u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     let pids: BTreeSet<u32> =
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();

@@ -14,7 +14,7 @@ use super::take::NAP;
 use crate::inside::End;
 use crate::kernel::link::{self, By, Kind, Link, Namespace};
 use crate::report::error::{Error, Failed, Refused, Result};
-use crate::request::address::{Cidr, IfName};
+use crate::request::address::{Cidr, IfName, Mac};
 use crate::request::cli::Attach;
 use crate::request::policy::Grant;
 use crate::target::Target;
@@ -60,6 +60,12 @@ pub fn user_of(name: &str) -> Option<u32> {
 /// Whether `link` is a host end, by its kind and its group.
 pub fn is_of_a_lease(link: &Link) -> bool {
     link.kind == Some(Kind::Veth) && link.group & GROUP_MARK != 0
+}
+
+/// The address that a host end leases: all of it is in its MAC address.
+pub fn ip_of(link: &Link) -> Option<Ipv4Addr> {
+    let Mac([_, _, a, b, c, d]) = link.mac?;
+    Some(Ipv4Addr::new(a, b, c, d)).filter(|ip| index_of(*ip) == link.index)
 }
 
 /// A lease that is held: both ends of the veth pair exist.

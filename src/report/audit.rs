@@ -9,12 +9,14 @@
 //! sends, and that is the caller, as this process is the caller's.
 
 use std::cell::OnceCell;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::getpid;
 
+use crate::kernel::link::Link;
 use crate::network::lease::Lease;
 use crate::report::error::{Error, Result};
 use crate::report::one_word;
@@ -64,6 +66,14 @@ impl<'a> Trail<'a> {
     pub fn begins(&self, lease: &Lease) {
         let details = format!(" link={} address={}", lease.host_end, lease.address);
         self.write(self.action, &details, self.ports(), "");
+    }
+
+    /// Tells which veth pair is about to be taken away, where no container was named.
+    pub fn takes(&self, link: &Link, ip: Ipv4Addr) {
+        let name = link.alias.as_deref().map(|name| format!(" container={}", word(name)));
+        let details =
+            format!("{} link={} address={ip}", name.unwrap_or_default(), word(&link.name));
+        self.write(self.action, &details, &[], "");
     }
 
     /// Tells which ports this run has chosen, if the caller left the choice to it.

@@ -57,7 +57,9 @@ pub enum Usage {
     Option(String),
     #[error("unexpected argument {0:?}")]
     Extra(String),
-    #[error("say which container, with -pid N or -netns PATH")]
+    #[error(
+        "say which container, with -pid N or -netns PATH (or -delete with -address, -id or -user)"
+    )]
     NoTarget,
     #[error("-pid {0:?}: not a process id between 1 and {1}")]
     Pid(String, i32),
@@ -115,6 +117,10 @@ pub enum Refused {
          publishes some, or ask the admin for more (ports in the policy)"
     )]
     PortQuota(u32, u32),
+    #[error(
+        "-user: only root takes a user's containers' network away; delete yours with -address or -id"
+    )]
+    OnlyRoot,
     #[error("-publish: the policy has nat = false, so the host forwards nothing")]
     NoNat,
     #[error(

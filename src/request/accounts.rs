@@ -1,7 +1,8 @@
 //! Names of users and groups, from `/etc/passwd` and `/etc/group` themselves: a program that holds a
 //! capability loads no module of the name service. The policy gives accounts kept elsewhere by number.
 
-use crate::report::error::{Failed, Result};
+use crate::report::error::{Failed, Result, Usage};
+use crate::request::address::canonical;
 use crate::request::read;
 
 /// The most bytes that are read of a file. The accounts of a large site fit in many times.
@@ -20,6 +21,16 @@ pub fn text_of(path: &str) -> Result<String> {
 /// The user id of `name` in the text of a `passwd(5)` file.
 pub fn uid_of(name: &str, passwd: &str) -> Option<u32> {
     id(&entries(passwd).find(|entry| entry.first() == Some(&name))?)
+}
+
+/// The user of this name, or of this number.
+pub fn user(text: &str) -> Result<u32> {
+    const UNKNOWN: &str = "no user of that name in /etc/passwd; give the user id";
+    match canonical(text) {
+        Some(uid) => Ok(uid),
+        None => Ok(uid_of(text, &text_of(PASSWD)?)
+            .ok_or_else(|| Usage::Value("user", text.to_owned(), UNKNOWN))?),
+    }
 }
 
 /// The name of the user `uid` in the text of a `passwd(5)` file.

@@ -1,6 +1,7 @@
 //! The command line: the arguments become a typed [`Request`]. Nothing is looked up or changed here.
 
 use std::ffi::OsStr;
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use getopts::{HasArg, Matches, Occur, Options};
 
 use crate::report::error::Usage;
 use crate::request::address::{Cidr, IfName};
+use crate::request::hook_state;
 use crate::request::ports::{MOST_PORTS, Mapping, Publication};
 
 /// The highest process id that a kernel can be set to give (`PID_MAX_LIMIT`,
@@ -22,14 +24,14 @@ type Row = (&'static str, &'static str, &'static [&'static str], &'static str);
 
 /// Without an action the command line asks for an attach.
 const ATTACH: &str = "";
-const DELETE: &[&str] = &["delete", ATTACH];
+const TARGET: &[&str] = &["delete", ATTACH];
 const HOOK: &[&str] = &["hook", ATTACH];
 const EITHER: &[&str] = &["hook", "delete", ATTACH];
 
 /// Every option. One that can stand beside no action is an action itself.
-const OPTIONS: [Row; 21] = [
-    ("pid", "N", DELETE, "attach the network namespace of process N"),
-    ("netns", "PATH", DELETE, "attach the network namespace of a file (ip netns, a bind mount)"),
+const OPTIONS: [Row; 24] = [
+    ("pid", "N", TARGET, "attach the network namespace of process N"),
+    ("netns", "PATH", TARGET, "attach the network namespace of a file (ip netns, a bind mount)"),
     ("bridgeName", "NAME", EITHER, "the host's bridge (brg0, or the policy's)"),
     ("bridgeAddress", "A/P", EITHER, "its address and subnet (10.10.10.1/24, or the policy's)"),
     ("containerAddress", "A/P", HOOK, "the container's address (the lowest free one)"),
@@ -48,7 +50,10 @@ const OPTIONS: [Row; 21] = [
     ("resolvconf", "", HOOK, "print a resolv.conf for the container"),
     ("hook", "", &[], "OCI runtime hook: attach the container whose state is on standard input"),
     ("annotations", "", &["hook"], "with -hook: the container's annotations netsetgo.* count"),
-    ("delete", "", &[], "take a container's network away, with -pid or -netns"),
+    ("delete", "", &[], "take a network away, with -pid, -netns, -address, -id or -user"),
+    ("address", "A", &["delete"], "with -delete: that of the container with this address"),
+    ("id", "ID", &["delete"], "with -delete: that of the container which -list shows by this id"),
+    ("user", "NAME", &["delete"], "with -delete, as root: those of all containers of a user"),
     ("list", "", &[], "list who has which address, with -json as JSON"),
     ("check", "", &[], "check whether this machine is ready"),
     ("prune", "", &[], "mend the firewall, and take out the ports of containers that are gone"),
@@ -65,6 +70,7 @@ pub enum Request {
     Attach(Which, Attach),
     Hook(Attach),
     Delete(Which, Attach),
+    LetGo(Held),
     List { json: bool },
     Check,
     Prune,
@@ -75,6 +81,16 @@ pub enum Request {
 pub enum Which {
     Pid(i32),
     Netns(PathBuf),
+}
+
+/// Which veth pairs are meant that are held on the host, whether or not their containers have a process.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Held {
+    Address(Ipv4Addr),
+    /// The container's name, as a list shows it.
+    Id(String),
+    /// The name or the number of their user.
+    User(String),
 }
 
 /// What the options of an attach say. `None` means that an option was not given.
@@ -122,7 +138,8 @@ fn options() -> Options {
 pub fn help() -> String {
     let brief = "netsetgo: give a rootless container a network\n\n\
                  netsetgo -pid N [options]\nnetsetgo -netns PATH [options]\n\
-                 netsetgo -hook [options]\nnetsetgo -delete -pid N\n\
+                 netsetgo -hook [options]\n\
+                 netsetgo -delete -pid N | -netns PATH | -address A | -id ID | -user NAME\n\
                  netsetgo -list | -check | -prune";
     let tail = "\nOptions take one dash or two. Exit status: 0 done, 1 failed, 2 usage, 3 refused.\n\
                 See netsetgo(8), and netsetgo.toml(5) for who may do what.\n";
@@ -157,11 +174,40 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
     Ok(match action {
         ATTACH => Request::Attach(which(&given)?, attach(&given)?),
         "hook" => Request::Hook(attach(&given)?),
-        "delete" => Request::Delete(which(&given)?, attach(&given)?),
+        "delete" => delete(&given)?,
         "list" => Request::List { json: given.opt_present("json") },
         "check" => Request::Check,
         _ => Request::Prune,
     })
+}
+
+/// What names a veth pair on the host stands beside nothing else.
+fn delete(given: &Matches) -> Result<Request, Usage> {
+    let Some(by) = ["address", "id", "user"].into_iter().find(|name| given.opt_present(name))
+    else {
+        return Ok(Request::Delete(which(given)?, attach(given)?));
+    };
+    let others =
+        OPTIONS.iter().map(|(name, ..)| *name).filter(|name| ![by, "delete"].contains(name));
+    if let Some(other) = others.into_iter().find(|name| given.opt_present(name)) {
+        return Err(Usage::Exclusive(by, other));
+    }
+    let word = |text: &str| match text {
+        "" => Err("empty"),
+        word => Ok(word.to_owned()),
+    };
+    let held = match by {
+        "address" => value(given, by, ip)?.map(Held::Address),
+        "id" => value(given, by, word)?.map(|id| Held::Id(hook_state::name_of(&id))),
+        _ => value(given, by, word)?.map(Held::User),
+    };
+    Ok(Request::LetGo(held.ok_or(Usage::NoTarget)?))
+}
+
+/// An address, as a list shows it or without the prefix length.
+fn ip(text: &str) -> Result<Ipv4Addr, &'static str> {
+    let cidr = || text.parse().map(|Cidr { ip, .. }| ip);
+    text.parse().or_else(|_| cidr()).map_err(|_| "not an IPv4 address")
 }
 
 fn attach(given: &Matches) -> Result<Attach, Usage> {
@@ -336,6 +382,17 @@ mod tests {
             "-hook -delete -pid 7",
             "-delete",
             "-delete -pid 7 -publish 80:80",
+            "-address 10.10.10.2",
+            "-pid 7 -id web",
+            "-hook -id web",
+            "-list -user alice",
+            "-delete -pid 7 -address 10.10.10.2",
+            "-delete -address 10.10.10.2 -id web",
+            "-delete -id web -ifname eth0",
+            "-delete -user alice -wait 1",
+            "-delete -address 10.10.10",
+            "-delete -address ::1",
+            "-delete -address 10.10.10.2/33",
             "-pid 7 --",
             "-p 7",
             "- 7",
@@ -348,6 +405,23 @@ mod tests {
         assert!(parse(["-pid", "7", "-vethNamePrefix", ""]).is_err());
         assert!(parse(["-netns", ""]).is_err());
         assert!(parse([OsStr::from_bytes(b"-pid"), OsStr::from_bytes(b"\xff")]).is_err());
+    }
+
+    #[test]
+    fn a_veth_pair_is_named_as_a_list_shows_it() {
+        let held = |arguments: &str| match parse(arguments.split(' ')) {
+            Ok(Request::LetGo(held)) => held,
+            other => panic!("{arguments}: {other:?}"),
+        };
+        for address in ["10.10.10.2", "10.10.10.2/24"] {
+            let ip = Ipv4Addr::new(10, 10, 10, 2);
+            assert_eq!(held(&format!("-delete -address {address}")), Held::Address(ip));
+        }
+        assert_eq!(held("-delete -id=caf\u{e9}"), Held::Id("caf?".to_owned()));
+        assert_eq!(held("-delete -user 1000"), Held::User("1000".to_owned()));
+        for empty in ["-id", "-user", "-address"] {
+            assert!(parse(["-delete", empty, ""]).is_err(), "{empty}");
+        }
     }
 
     #[test]

@@ -28,6 +28,12 @@ impl Grant {
         Ok(Grant { uid, links, ports, publish: Some(publish.clone()), ..policy.network })
     }
 
+    /// The policy's network, for a caller who takes own containers' away. That needs no entry: an entry may
+    /// be gone before the containers are.
+    pub fn to_delete(caller: &Caller) -> Result<Grant> {
+        Ok(Grant { uid: caller.uid, ..Policy::load()?.unwrap_or_default().network })
+    }
+
     /// The same, with the bridge and its address as the request has them. Of the addresses, this
     /// checks what arithmetic can tell.
     pub fn for_request(mut self, caller: &Caller, request: &Attach) -> Result<Grant> {

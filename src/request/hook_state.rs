@@ -56,7 +56,7 @@ impl State {
 
     /// The container's name, as a list can show it.
     pub fn name(&self) -> String {
-        report::one_word(&self.id).chars().take(LONGEST_NAME).collect()
+        name_of(&self.id)
     }
 
     /// Adds the container's own options to those of the hook's arguments, if these say that annotations
@@ -86,6 +86,11 @@ impl State {
         }
         Ok(false)
     }
+}
+
+/// A container's id as its name.
+pub fn name_of(id: &str) -> String {
+    report::one_word(id).chars().take(LONGEST_NAME).collect()
 }
 
 fn value<T: FromStr<Err = &'static str>>(name: &str, text: &str) -> Result<T> {

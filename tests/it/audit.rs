@@ -93,7 +93,24 @@ fn who_attaches_and_deletes_what_is_told() {
     assert_eq!(log.only(1000), format!("attach {wire} address=10.10.10.2/24 ports={ports}"));
     world.alice().netsetgo(format!("-delete -pid {pod}")).done();
     assert_eq!(log.only(1000), format!("delete {wire} address=10.10.10.2/24"));
+    world.alice().netsetgo(format!("-pid {pod}")).done();
+    log.only(1000);
+    world.alice().netsetgo("-delete -address 10.10.10.2").done();
+    assert_eq!(log.only(1000), "delete uid=1000 user=alice link=ns1000-0 address=10.10.10.2");
+    let named = state("created", "web", pod.pid.into(), serde_json::json!({}));
+    hook(&world.alice(), "", &named).done();
+    log.only(1000);
+    world.root().netsetgo("-delete -user alice").done();
+    let told = "delete uid=0 user=root container=web link=ns1000-0 address=10.10.10.2";
+    assert_eq!(log.only(0), told);
+    world.alice().refused("-delete -user alice", "");
+    let told = log.only(1000);
+    assert!(
+        told.starts_with("delete refused uid=1000 user=alice reason=-user: only root"),
+        "{told}"
+    );
     // Nothing is deleted any more.
+    world.alice().netsetgo("-delete -address 10.10.10.2").done();
     world.alice().netsetgo(format!("-delete -pid {pod}")).done();
     // Nor is anything changed by these.
     for harmless in ["-list", "-help", "-version"] {

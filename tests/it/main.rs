@@ -27,6 +27,7 @@ mod install;
 mod isolation;
 mod known_holes;
 mod leftover;
+mod let_go;
 mod list;
 mod midway;
 mod no_router;
