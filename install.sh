@@ -150,12 +150,15 @@ policy_text() {
 #nat = true                 # a way out, behind the host's address; false: none
 #isolation = "user"         # containers reach those of the same user; or "container", "none"
 #host_access = "published"  # of the host they reach published ports; or "all"
+#local_users = "owner"      # their other ports are for root and their user; or "all"
+#connections = 4096         # at once, of one container
 #dns = ["9.9.9.9"]          # the containers' name servers; left out: the host's
 
 ${off}[[allow]]
 ${off}$who
 ${off}links = 16                 # containers at once
 #publish = ["8000-8999"]    # host ports that may lead to them; left out: none
+#ports = 64                 # so many of them at once
 END
 }
 

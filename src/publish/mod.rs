@@ -13,7 +13,7 @@ mod encode;
 mod plan;
 pub mod remove;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use self::encode::leads_to;
@@ -61,20 +61,27 @@ pub fn check(host: &mut Host, wanted: &Wanted, own: Option<&Lease>) -> Result<()
 
 /// Checks that so many ports more are within the caller's quota, and within what one container can have.
 fn check_quota(host: &mut Host, grant: &Grant, added: usize, own: Option<Ipv4Addr>) -> Result<()> {
-    let mut holders = HashMap::new();
-    for ip in History::read(host)?.publishing(grant.uid) {
-        holders.extend(host.link(By::Index(index_of(ip)))?.map(|link| (ip, link.name)));
+    let theirs: HashSet<_> = History::read(host)?.publishing(grant.uid).collect();
+    // Most often the user publishes nothing else. Then the ports of others are not read.
+    let ports = if theirs.is_empty() { Vec::new() } else { host.elements(&PORTS)? };
+    let mut used: Vec<_> = ports
+        .iter()
+        .filter_map(|port| Some((leads_to(port).filter(|ip| theirs.contains(ip))?, port)))
+        .collect();
+    let most = usize::try_from(grant.ports).unwrap_or(usize::MAX);
+    if used.len() + added > most {
+        // Those of containers that are gone do not count.
+        for ip in theirs {
+            let link = host.link(By::Index(index_of(ip)))?;
+            used.retain(|(at, port)| {
+                *at != ip || link.as_ref().is_some_and(|link| link.name == port.comment)
+            });
+        }
     }
-    // Most often the user publishes nothing else, and the ports of others are not read.
-    let ports = if holders.is_empty() { Vec::new() } else { host.elements(&PORTS)? };
-    let held = |port: &&Element| {
-        leads_to(port).and_then(|ip| holders.get(&ip)).is_some_and(|name| *name == port.comment)
-    };
-    let used: Vec<_> = ports.iter().filter(held).filter_map(leads_to).collect();
-    if grant.ports.try_into().is_ok_and(|most: usize| used.len() + added > most) {
+    if used.len() + added > most {
         return Err(Refused::PortQuota(grant.ports, grant.uid).into());
     }
-    if used.iter().filter(|ip| Some(**ip) == own).count() + added > MOST_PORTS {
+    if used.iter().filter(|(ip, _)| Some(*ip) == own).count() + added > MOST_PORTS {
         return Err(Failed::ManyPorts(MOST_PORTS).into());
     }
     Ok(())

@@ -228,7 +228,7 @@ fn without_nat_nothing_is_published() {
         user.refused(format!("-pid {pod} -publish 8080:80"), "nat = false");
     }
     let table = world.sh("nft list table inet netsetgo");
-    for part in ["type nat", "dnat ip", "masquerade", "published\""] {
+    for part in ["type nat", "dnat ip to", "masquerade", "published\""] {
         assert!(!table.contains(part), "{part} in {table}");
     }
 }
