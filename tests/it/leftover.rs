@@ -184,7 +184,7 @@ fn a_run_killed_anywhere_leaves_nothing_that_waits_for_the_next() {
             .done();
         let heir = bob.container();
         queue(&world);
-        let (mut steps, mut choice) = (0, Choice::default());
+        let (mut steps, mut choice) = (0, Choice::of_kills());
         let run = Trace::of(&bob, format!("netsetgo -pid {heir} -wait 0 {AT}"));
         let killed = run.freeze(|stage| {
             let is_step = stage.part == Part::Parent

@@ -14,6 +14,7 @@ fn at_each_step<'w>(
     world: &'w World,
     user: &User<'w>,
     arguments: &str,
+    choice: fn() -> Choice,
     mut before: impl FnMut(),
     mut act: impl FnMut(Frozen, &Container<'w>) -> Vec<Container<'w>>,
 ) {
@@ -21,7 +22,7 @@ fn at_each_step<'w>(
         before();
         let pod = user.container();
         let run = Trace::of(user, format!("netsetgo -pid {pod} -wait 0 {arguments}"));
-        let (mut steps, mut choice) = (0, Choice::default());
+        let (mut steps, mut choice) = (0, choice());
         let frozen = run.freeze(|stage| {
             let is_step = stage.part == Part::Parent
                 && [libc::SYS_sendto, libc::SYS_write].contains(&stage.call)
@@ -47,12 +48,24 @@ type Act = for<'w> fn(&'w World, Frozen, &Container<'w>) -> Vec<Container<'w>>;
 /// Stops a run of alice's at each step that publishes port 8080, at the first address.
 #[track_caller]
 fn alice_is_stopped(before: fn(&World), act: Act) {
+    alice_publishes(Choice::default, before, act);
+}
+
+/// The same of a run that is killed there, as the first of what is done to it.
+#[track_caller]
+fn alice_is_killed(before: fn(&World), act: Act) {
+    alice_publishes(Choice::of_kills, before, act);
+}
+
+#[track_caller]
+fn alice_publishes(choice: fn() -> Choice, before: fn(&World), act: Act) {
     let world = three_users();
     let arguments = format!("{AT} -publish 8080:80");
     at_each_step(
         &world,
         &world.alice(),
         &arguments,
+        choice,
         || before(&world),
         |frozen, pod| act(&world, frozen, pod),
     );
@@ -128,7 +141,7 @@ fn a_helper_stopped_anywhere_and_let_go_leads_no_client_to_the_next_lessee() {
 
 #[test]
 fn a_helper_killed_anywhere_leads_no_client_to_the_next_lessee() {
-    alice_is_stopped(nothing, |world, frozen, pod| {
+    alice_is_killed(nothing, |world, frozen, pod| {
         let why = format!("{:?}", frozen.stage);
         frozen.kill();
         pod.kill();
@@ -141,7 +154,7 @@ fn a_helper_killed_anywhere_leads_no_client_to_the_next_lessee() {
 
 #[test]
 fn a_helper_killed_anywhere_leaves_what_a_further_run_completes() {
-    alice_is_stopped(bob_was_there, |world, frozen, pod| {
+    alice_is_killed(bob_was_there, |world, frozen, pod| {
         let why = format!("{:?}", frozen.stage);
         frozen.kill();
         world.alice().netsetgo(format!("-pid {pod} -publish 8080:80")).done();
@@ -158,7 +171,7 @@ fn a_helper_stopped_anywhere_takes_out_nothing_of_the_next_lessees() {
     let carol = world.user("carol");
     let before = || was_there(&world.alice(), &world, 8080);
     let arguments = format!("{AT} -publish 8090:80");
-    at_each_step(&world, &world.bob(), &arguments, before, |frozen, pod| {
+    at_each_step(&world, &world.bob(), &arguments, Choice::default, before, |frozen, pod| {
         unwire(pod);
         let heir = next(&carol, "-publish 8085:80");
         let (_, why) = let_go(frozen);
@@ -242,6 +255,7 @@ fn a_helper_stopped_anywhere_keeps_what_another_run_published_for_its_container(
         &world,
         &alice,
         "",
+        Choice::default,
         || bob_was_there(&world),
         |frozen, pod| {
             alice.netsetgo(format!("-pid {pod} -publish 8080:80")).done();

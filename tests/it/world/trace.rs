@@ -87,20 +87,32 @@ fn full() -> bool {
 }
 
 /// Chooses the places of a process at which a run is stopped, unless it is at all of them: before each
-/// call that acts, and after it; before each that opens a file or gives up a right; and before every sixth
-/// of the others, as nothing has changed since the one before.
+/// call that acts, and after it; before each that looks at what others may change, or gives up a right; and
+/// before every sixth of the others, as neither side has learnt anything since the one before.
 #[derive(Default)]
 pub(crate) struct Choice {
+    killed: bool,
     acted: bool,
-    looked: usize,
+    others: usize,
 }
 
 impl Choice {
+    /// For runs that are killed: what they have looked at makes no difference then.
+    pub(crate) fn of_kills() -> Choice {
+        Choice { killed: true, ..Choice::default() }
+    }
+
     /// Whether this one is chosen. It is asked about one place after the other, as they come.
     pub(crate) fn takes(&mut self, stage: &Stage) -> bool {
         let after = std::mem::replace(&mut self.acted, stage.acts);
-        self.looked += usize::from(!stage.acts);
-        full() || stage.acts || after || prepares(stage.call) || self.looked.is_multiple_of(6)
+        if full() || stage.acts || after {
+            return true;
+        }
+        if !self.killed && (looks(stage.call) || gives_up(stage.call)) {
+            return true;
+        }
+        self.others += 1;
+        self.others.is_multiple_of(6)
     }
 }
 
@@ -468,18 +480,24 @@ fn acts(pid: Pid, call: i64, arguments: [u64; 3]) -> bool {
     }
 }
 
-/// Whether a system call decides what the process can do later.
-fn prepares(call: i64) -> bool {
+/// Whether a system call looks at what others may change.
+fn looks(call: i64) -> bool {
     [
+        libc::SYS_sendto,
+        libc::SYS_ioctl,
         libc::SYS_open,
         libc::SYS_openat,
         libc::SYS_pidfd_open,
-        libc::SYS_setgroups,
-        libc::SYS_setresgid,
-        libc::SYS_setresuid,
-        libc::SYS_seccomp,
+        libc::SYS_readlink,
+        libc::SYS_readlinkat,
     ]
     .contains(&call)
+}
+
+/// Whether a system call gives up a right for good.
+fn gives_up(call: i64) -> bool {
+    let ids = [libc::SYS_setgroups, libc::SYS_setresgid, libc::SYS_setresuid];
+    ids.contains(&call) || call == libc::SYS_seccomp
 }
 
 /// The letter in `/proc/PID/stat` that tells what a helper's process does; nothing if it is gone.
