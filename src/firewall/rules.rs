@@ -94,6 +94,8 @@ const DHCP_SERVER: u16 = 67;
 pub const ICMP: u8 = 1;
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
+/// Its code for a packet that is longer than the path allows (RFC 1191).
+const TOO_LONG: u8 = 4;
 const ECHO_REQUEST: u8 = 8;
 const TIME_EXCEEDED: u8 = 11;
 
@@ -354,7 +356,7 @@ const NOT_BY_WAY_OF_THE_HOST: [Rules; 2] = [
 ];
 
 #[rustfmt::skip]
-const NO_FORGED_SOURCE: [Rules; 24] = [
+const NO_FORGED_SOURCE: [Rules; 25] = [
     rule(&SENT, "not from a container",
         |_| [is_not(IIF.bits(MARK), &MARK.to_ne_bytes()), accept()].concat()),
     // The frame itself says what it is: a tagged one is something else. A packet that ends before the ports
@@ -391,6 +393,8 @@ const NO_FORGED_SOURCE: [Rules; 24] = [
         |_| [is(PLAIN_ICMP_TYPE, &[ECHO_REQUEST]), accept()].concat()),
     rule(&SENT_ICMP, "echo reply",
         |_| [is(PLAIN_ICMP_TYPE, &[ECHO_REPLY]), accept()].concat()),
+    rule(&SENT_ICMP, "no path MTU: a remote host would take it for the whole host's",
+        |_| [is(PLAIN_ICMP_TYPE_CODE, &[UNREACHABLE, TOO_LONG]), drop()].concat()),
     rule(&SENT_ICMP, "destination unreachable",
         |_| [is(PLAIN_ICMP_TYPE, &[UNREACHABLE]), jump(&ICMP_ERROR)].concat()),
     rule(&SENT_ICMP, "time exceeded",

@@ -106,6 +106,7 @@ pub const IP_PROTOCOL: Field = payload(NETWORK, 9, 1);
 /// What follows an IPv4 header without options. The kernel reads the headers once more to find out where
 /// [`TRANSPORT`] is, and before the first rule of a chain. So these are read by their place.
 pub const PLAIN_SPORT: Field = payload(NETWORK, 20, 2);
+pub const PLAIN_ICMP_TYPE_CODE: Field = payload(NETWORK, 20, 2);
 pub const PLAIN_ICMP_TYPE: Field = payload(NETWORK, 20, 1);
 /// The header of the packet that an ICMP error is about, and its destination (RFC 792).
 pub const INNER_VERSION_LENGTH: Field = payload(NETWORK, 28, 1);
