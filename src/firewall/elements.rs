@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::rules::ICMP;
+use super::bridged::ICMP;
 use super::tables::{FRAGMENTS, OWNED, OWNERS};
 use crate::kernel::nftables::{Element, Set};
 use crate::network::lease::{ADDRESS_BITS, index_of};

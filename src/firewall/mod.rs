@@ -4,9 +4,11 @@
 //! makes both; it can be repeated. Every attach looks at them, and makes them anew where they are not
 //! whole.
 
+mod bridged;
 mod elements;
 pub mod forwarding;
 pub mod others;
+mod routed;
 mod rules;
 mod tables;
 mod transaction;
@@ -38,7 +40,7 @@ const FRAGMENT_BURST: u32 = 4;
 const COMMENT: &str = "kept by netsetgo, see netsetgo(8): a rule that is changed is put back";
 
 /// Looks at the tables. Nothing is changed.
-pub fn look(host: &mut Host, grant: &Grant) -> Result<Seen> {
+pub fn look<'a>(host: &mut Host, grant: &'a Grant) -> Result<Seen<'a>> {
     let forwarding = Forwarding::read()?;
     host.ruleset("reading it", |ruleset| verify::look(ruleset, grant, forwarding))
 }
@@ -225,27 +227,23 @@ mod tests {
     use std::hash::{DefaultHasher, Hash, Hasher};
 
     use super::*;
-    use crate::request::policy::HostAccess;
-
-    /// A setup that has nearly all rules.
-    fn setup() -> Setup {
-        Setup::new(&Grant { host_access: HostAccess::Published, ..Grant::default() }, true, true)
-    }
 
     #[test]
     fn rules_that_are_changed_are_of_another_version() {
+        let setup = Setup { policy: &Grant::default(), nat: true, no_router: true };
         let mut hasher = DefaultHasher::new();
-        for (rule, statements) in setup().rules() {
-            format!("{} {} {:?}", rule.chain.name, rule.comment, statements(&setup()))
+        for (rule, statements) in setup.rules() {
+            format!("{} {} {:?}", rule.chain.name, rule.comment, statements(&setup))
                 .hash(&mut hasher);
         }
         // Raise the version, and then write here what the rules are now.
-        assert_eq!((setup().version()[0], hasher.finish()), (8, 16_684_982_288_463_711_189));
+        assert_eq!((setup.version()[0], hasher.finish()), (8, 16_684_982_288_463_711_189));
     }
 
     #[test]
     fn no_two_rules_look_the_same() {
-        let marks: HashSet<_> = setup().rules().map(|(rule, _)| rule.mark(&[])).collect();
-        assert_eq!(marks.len(), setup().rules().count());
+        let setup = Setup { policy: &Grant::default(), nat: true, no_router: true };
+        let marks: HashSet<_> = setup.rules().map(|(rule, _)| rule.mark(&[])).collect();
+        assert_eq!(marks.len(), setup.rules().count());
     }
 }

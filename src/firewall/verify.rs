@@ -12,8 +12,8 @@ use crate::request::address::Cidr;
 use crate::request::policy::{Grant, Isolation};
 
 /// The tables as they are.
-pub struct Seen {
-    pub setup: Setup,
+pub struct Seen<'a> {
+    pub setup: Setup<'a>,
     /// All rules are there, in their order and in force, and all elements that this network needs.
     pub whole: bool,
     /// The memory of who had which address is there.
@@ -23,7 +23,11 @@ pub struct Seen {
 }
 
 /// Looks at the tables. `setup` is what they should be for this policy and this state of forwarding.
-pub fn look(ruleset: &mut Ruleset, grant: &Grant, forwarding: Forwarding) -> Result<Seen, Error> {
+pub fn look<'a>(
+    ruleset: &mut Ruleset,
+    grant: &'a Grant,
+    forwarding: Forwarding,
+) -> Result<Seen<'a>, Error> {
     let in_force = ruleset.has_table(ROUTED)? && ruleset.has_table(BRIDGED)?;
     let found = by_chain([ruleset.marks(ROUTED)?, ruleset.marks(BRIDGED)?].concat());
     let had_nat = || {
@@ -33,7 +37,7 @@ pub fn look(ruleset: &mut Ruleset, grant: &Grant, forwarding: Forwarding) -> Res
     };
     // What an earlier policy with `nat = true` has brought about stays: the host may still forward.
     let nat = grant.nat || had_nat();
-    let setup = Setup::new(grant, nat, forwarding != Forwarding::Others);
+    let setup = Setup { policy: grant, nat, no_router: forwarding != Forwarding::Others };
     let version = setup.version();
     let wanted = by_chain(setup.rules().map(|(rule, _)| rule.mark(&version)).collect());
     let mut remembers = true;
