@@ -29,6 +29,10 @@ shared=(
     completions/netsetgo.fish=fish/vendor_completions.d/netsetgo.fish
 )
 
+# What keeps network managers off the bridge and the host ends, where such a manager is installed.
+networkd=/etc/systemd/network/00-netsetgo.network
+manager=/etc/NetworkManager/conf.d/netsetgo.conf
+
 step() { printf '==> %s\n' "$*"; }
 note() { printf '    %s\n' "$*"; }
 
@@ -175,17 +179,41 @@ install_policy() { # install_policy UID, or '' to allow no user yet
     note "$(stat -c '%A %U' "$policy") $policy allows $whom"
 }
 
+# A manager takes a host end for a new network card. Its DHCP client then gives the host the routes that a
+# container answers with. networkd sets the bridge down if a file of its own matches every name.
+install_unmanaged() {
+    local bridge
+    bridge=$(sed -n 's/^bridge *= *"\([^"]*\)".*/\1/p' "$policy")
+    bridge=${bridge:-brg0}
+    unmanaged "$networkd" 'networkctl reload' \
+        '[Match]' "Name=ns[0-9]*-* $bridge" '' '[Link]' 'Unmanaged=yes'
+    unmanaged "$manager" 'systemctl reload NetworkManager' \
+        '[device-netsetgo]' "match-device=interface-name:ns*-*;interface-name:$bridge" 'managed=0'
+    if [[ -e /etc/dhcpcd.conf ]] && ! grep -q '^denyinterfaces.* ns' /etc/dhcpcd.conf; then
+        note "add this line to /etc/dhcpcd.conf: denyinterfaces ns*-* $bridge"
+    fi
+}
+
+unmanaged() { # unmanaged FILE RELOAD LINE...
+    [[ -d ${1%/*} ]] || return 0
+    printf '%s\n' '# Of netsetgo: the interfaces of containers are no network cards.' "${@:3}" >"$1.new"
+    chmod 0644 "$1.new"
+    mv "$1.new" "$1"
+    note "$(stat -c '%A %U' "$1") $1 counts from the next: $2"
+}
+
 install_all() { # install_all BUILT UID
     step 'Installing'
     install_program "$1"
     install_shared
     install_policy "$2"
+    install_unmanaged
 }
 
 uninstall() {
     step 'Removing'
     local file
-    for file in "$prefix/bin/netsetgo" "${shared[@]/#*=/$prefix/share/}"; do
+    for file in "$prefix/bin/netsetgo" "${shared[@]/#*=/$prefix/share/}" "$networkd" "$manager"; do
         if [[ -e $file ]]; then rm -f "$file" && note "$file"; fi
     done
     if [[ -e $policy ]]; then note "$policy stays; delete it yourself if you do not want it"; fi

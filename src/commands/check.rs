@@ -6,6 +6,7 @@ use caps::Capability;
 
 use super::trial;
 use crate::firewall::{self, others};
+use crate::network::lease::{ADDRESS_BITS, MARK};
 use crate::network::{Host, bridge};
 use crate::privilege::caller::Caller;
 use crate::privilege::capability::{self, Privilege};
@@ -144,6 +145,29 @@ fn host(findings: &mut Findings, privilege: &Privilege, grant: &Grant) {
             Err(error) => (WARN, error.to_string()),
         };
         findings.add(level, &format!("other firewalls: {what}"));
+    }
+    packet_sockets(findings);
+}
+
+/// Programs of the host that get what containers send before any filter: a DHCP client there takes a
+/// container's answers. The columns of the file are sk, RefCnt, Type, Proto, Iface, R, Rmem, User and Inode
+/// (`packet_seq_show`, `net/packet/af_packet.c`); interface 0 stands for every one, protocol 0 for none.
+fn packet_sockets(findings: &mut Findings) {
+    let sockets = fs::read_to_string("/proc/net/packet").unwrap_or_default();
+    for line in sockets.lines() {
+        let [_, _, _, protocol, interface, _, _, user, _] =
+            line.split_whitespace().collect::<Vec<_>>()[..]
+        else {
+            continue;
+        };
+        let index = interface.parse().ok();
+        let hears = index.is_some_and(|index: u32| index == 0 || index & !ADDRESS_BITS == MARK);
+        if hears && protocol != "0000" {
+            let what = "gets what containers send before any filter (packet socket)";
+            let remedy = "keep it off the interfaces ns*; ss -0pl shows it to root";
+            return findings
+                .add(WARN, &format!("other programs: one of uid {user} {what}; {remedy}"));
+        }
     }
 }
 

@@ -259,6 +259,34 @@ fn what_a_user_may_miss_is_a_warning() {
 }
 
 #[test]
+fn a_program_that_hears_containers_below_every_filter_is_a_warning() {
+    let world = World::with_policy(COMPLETE);
+    let alice = world.alice();
+    let pod = alice.attached();
+    for (protocol, bound, warned) in [
+        ("3", "", true),
+        ("3", "socket.bind((\"ns1000-0\", 0x800))", true),
+        ("3", "socket.bind((\"lo\", 3))", false),
+        ("3", "socket.bind((\"brg0\", 3))", false),
+        // It gets nothing.
+        ("0", "", false),
+    ] {
+        let program = world.root().process(&format!(
+            "exec python3 -c '
+import os, socket as s, time
+socket = s.socket(s.AF_PACKET, s.SOCK_RAW, s.htons({protocol}))
+{bound}
+print(os.getpid(), flush=True)
+time.sleep(999)'"
+        ));
+        let warnings = ["one of uid 0 gets what containers send"];
+        ready(&alice, if warned { &warnings } else { &[] });
+        program.kill();
+    }
+    assert_eq!(pod.address(), "10.10.10.2/24");
+}
+
+#[test]
 fn what_it_says_is_printed_in_one_write() {
     let world = World::with_policy(COMPLETE);
     for (user, status) in [(world.alice(), 0), (world.bob(), 1)] {

@@ -101,6 +101,48 @@ fn a_policy_that_is_there_stays_as_it_is() {
 }
 
 #[test]
+fn network_managers_that_are_there_are_told_to_leave_the_interfaces_alone() {
+    let world = world();
+    let files =
+        ["/etc/systemd/network/00-netsetgo.network", "/etc/NetworkManager/conf.d/netsetgo.conf"];
+    world.sh("rm -rf /etc/systemd /etc/NetworkManager /etc/dhcpcd.conf");
+    installed(&world, "");
+    for file in files {
+        assert!(!world.path(file).exists(), "{file}");
+    }
+    world.sh(
+        "mkdir -p /etc/systemd/network /etc/NetworkManager/conf.d; echo mine >/etc/dhcpcd.conf",
+    );
+    for (policy, bridge) in [("", "brg0"), ("[network]\nbridge = \"tower\"\n", "tower")] {
+        world.policy(policy);
+        let said = install(&world, "").out;
+        assert!(
+            said.contains(&format!("/etc/dhcpcd.conf: denyinterfaces ns*-* {bridge}\n")),
+            "{said}"
+        );
+        assert_eq!(world.sh("cat /etc/dhcpcd.conf"), "mine\n");
+        let text = |lines: &str| {
+            format!("# Of netsetgo: the interfaces of containers are no network cards.\n{lines}\n")
+        };
+        let networkd = format!("[Match]\nName=ns[0-9]*-* {bridge}\n\n[Link]\nUnmanaged=yes");
+        let manager = format!(
+            "[device-netsetgo]\nmatch-device=interface-name:ns*-*;interface-name:{bridge}\nmanaged=0"
+        );
+        for (file, lines) in files.iter().zip([networkd, manager]) {
+            assert_eq!(world.sh(&format!("cat {file}")), text(&lines));
+            assert_eq!(state(&world, file), "644 root root");
+        }
+    }
+    world.sh("echo 'denyinterfaces eth1 ns*-* brg0' >/etc/dhcpcd.conf");
+    assert!(!install(&world, "").out.contains("dhcpcd"));
+    installed(&world, "--uninstall");
+    assert_eq!(
+        world.sh("ls -A /etc/systemd/network /etc/NetworkManager/conf.d | grep netsetgo; true"),
+        ""
+    );
+}
+
+#[test]
 fn file_capabilities_are_installed_in_place_of_the_setuid_bit() {
     let world = world();
     installed(&world, "--caps");

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use netsetgo::fuzzing::cli::{self, Attach, Output, Request, Which};
+use netsetgo::fuzzing::cli::{self, Attach, Held, Output, Request, Which};
 use netsetgo::fuzzing::one_line;
 use netsetgo::fuzzing::ports::MOST_PORTS;
 
@@ -23,6 +23,14 @@ fn check(bytes: &[u8]) {
         Request::Hook(attach) => [vec!["-hook".to_owned()], written(None, attach)].concat(),
         Request::Delete(which, attach) => {
             [vec!["-delete".to_owned()], written(Some(which), attach)].concat()
+        }
+        Request::LetGo(held) => {
+            let (option, value) = match held {
+                Held::Address(ip) => ("-address", ip.to_string()),
+                Held::Id(id) => ("-id", id.clone()),
+                Held::User(user) => ("-user", user.clone()),
+            };
+            vec!["-delete".to_owned(), option.to_owned(), value]
         }
         Request::List { json: true } => vec!["-list".to_owned(), "--json".to_owned()],
         Request::List { json: false } => vec!["-list".to_owned()],
@@ -59,6 +67,7 @@ fn written(which: Option<&Which>, attach: &Attach) -> Vec<String> {
     for mapping in &attach.publish {
         option("publish", mapping.to_string());
     }
+    all.extend(attach.annotations.then(|| "-annotations".to_owned()));
     all.extend(attach.loopback.then(|| "-lo".to_owned()));
     match attach.output {
         Output::Nothing => {}
