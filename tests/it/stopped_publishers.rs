@@ -248,6 +248,39 @@ fn a_helper_stopped_anywhere_opens_no_other_veth_pair_of_its_owners() {
 }
 
 #[test]
+fn a_helper_stopped_anywhere_opens_no_bridge_port_that_has_its_index_by_then() {
+    let world = three_users();
+    let (alice, bob) = (world.alice(), world.bob());
+    let at = "-wait 0 -containerAddress 10.10.10.7/24";
+    for step in 1.. {
+        let (pod, heir) = (alice.container(), bob.container());
+        let (mut steps, mut choice, mut harmed) = (0, Choice::default(), false);
+        let _ = Trace::of(&alice, format!("netsetgo -pid {pod} {at}")).watch(|stage| {
+            if stage.part == Part::Child || stage.call != libc::SYS_sendto || harmed {
+                return;
+            }
+            steps += usize::from(!world.leases().is_empty() && choice.takes(&stage));
+            harmed = steps == step;
+            if harmed {
+                // Bob's run takes the address, and ends before it has removed what alice left there.
+                let _ = pod.inside().sh("ip link del veth1");
+                world.until_leases_are(&[]);
+                let heirs = Trace::of(&bob, format!("netsetgo -pid {heir} {at}"));
+                heirs.freeze(|_| !world.leases().is_empty()).unwrap().kill();
+            }
+        });
+        if !harmed {
+            assert!(step > 3, "only {step} steps");
+            break;
+        }
+        assert_eq!(world.sh("ip -o link show up master brg0"), "", "step {step}");
+        pod.kill();
+        heir.kill();
+        world.until_leases_are(&[]);
+    }
+}
+
+#[test]
 fn a_helper_stopped_anywhere_keeps_what_another_run_published_for_its_container() {
     let world = three_users();
     let alice = world.alice();
