@@ -134,9 +134,9 @@ impl Running {
 
 /// A connection, or a UDP flow, that goes on.
 pub(crate) struct Conversation {
-    child: Child,
-    questions: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    pub(super) child: Child,
+    pub(super) questions: Option<ChildStdin>,
+    pub(super) answers: BufReader<ChildStdout>,
     /// The first answer.
     pub(crate) first: String,
 }

@@ -1,10 +1,11 @@
 //! A host of its own for each test.
 //!
-//! Debian packages that the tests need: busybox-static, iproute2, libcap2-bin, nftables, python3,
+//! Debian packages that the tests need: busybox-static, conntrack, gcc, iproute2, libcap2-bin, nftables, python3,
 //! util-linux. What is missing fails the test that needs it; nothing is ever skipped.
 
 mod internet;
 mod outcome;
+mod packets;
 mod trace;
 mod user;
 mod wire;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub(crate) use internet::{Conversation, HOST, REMOTE, Remote};
 pub(crate) use outcome::Outcome;
+pub(crate) use packets::FLIPPING;
 pub(crate) use trace::{Choice, Frozen, Part, Stage, Trace, choice, places, stages};
 pub(crate) use user::{Container, Running, User};
 pub(crate) use wire::{BROADCAST, Frame, Mac, mac_of};
