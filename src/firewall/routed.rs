@@ -125,7 +125,7 @@ pub const FORWARDING: [Rules; 17] = [
     rule(&COMING_IN, "nothing else reaches a container",
         |_| drop()),
     rule(&GETTING_OUT, "of a connection that was let out or in",
-        |_| [any_of(CT_STATUS, CONFIRMED), accept()].concat()),
+        |_| [any_of(CT_STATUS, CONFIRMED), within(&[L4PROTO], &PROTOCOLS), accept()].concat()),
     rule(&GETTING_OUT, "a new connection: not too many",
         |_| [any_of(CT_STATE, NEW), jump(&BEGINNING)].concat()),
     rule(&GETTING_OUT, "a new connection, of a protocol that can be told from the host's own",
@@ -193,7 +193,7 @@ pub const SOME_FRAGMENTS: [Rules; 1] = [
 ];
 
 #[rustfmt::skip]
-pub const LIMITS: [Rules; 6] = [
+pub const LIMITS: [Rules; 7] = [
     rule(&ARRIVING, "fragments of a container take the memory that the host reassembles with",
         |_| [any_of(IP_FRAGMENT, IS_FRAGMENT), ipv4(), within(&[IIFNAME], &BRIDGES),
             jump(&IN_FRAGMENTS)].concat()),
@@ -206,6 +206,8 @@ pub const LIMITS: [Rules; 6] = [
     rule(&BEGINNING, "more of them to one port than the policy says (connections_to_port)",
         |setup| [ipv4(), more_connections(&[SADDR, DADDR, L4PROTO, DPORT], &TO_PORT,
             setup.policy.connections_to_port), drop()].concat()),
+    rule(&BEGINNING, "what has ended is soon forgotten",
+        |_| [protocol(Protocol::Tcp), set_timeouts(TIMEOUTS.0)].concat()),
     rule(&BEGINNING, "as many pings of one host: an id is their port",
         |setup| [is(L4PROTO, &[ICMP]), ipv4(), more_connections(&[SADDR, DADDR], &TO_HOST_ICMP,
             setup.policy.connections_to_port), drop()].concat()),

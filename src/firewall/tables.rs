@@ -97,6 +97,10 @@ mod chains {
     pub const PASSED_ON: Chain = chain(BRIDGED, "passed_on").at("filter", Forward, BRIDGE_FILTER);
 }
 
+/// How long the kernel keeps a container's TCP connection that has ended, in seconds by state: TIME_WAIT,
+/// CLOSE. No limit counts these, and the kernel's own times are two minutes and ten seconds.
+pub const TIMEOUTS: (&str, [(u16, u32); 2]) = ("ended", [(7, 2), (8, 1)]);
+
 #[rustfmt::skip]
 mod sets {
     use super::*;

@@ -252,7 +252,8 @@ fn a_saved_ruleset_can_be_loaded_when_its_containers_are_gone() {
     let world = world("dns = [\"10.10.10.1\"]");
     let users = [world.alice(), world.alice(), world.bob()];
     let pods: Vec<_> = users.iter().map(User::attached).collect();
-    world.sh("nft list ruleset >/run/saved");
+    // nft loads timeouts only by the name of their protocol.
+    world.sh("echo 'tcp 6 TCP' >/etc/protocols; nft list ruleset >/run/saved");
     for pod in &pods {
         pod.kill();
     }

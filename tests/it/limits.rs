@@ -444,3 +444,29 @@ fn a_user_who_goes_from_address_to_address_sends_no_more_fragments() {
     let most = 64 + 20 + 16 * u32::try_from(begin.elapsed().as_secs()).unwrap();
     assert!(tried < most, "{tried} and not {most}");
 }
+
+#[test]
+fn connections_that_have_ended_do_not_fill_what_the_host_keeps_in_mind() {
+    let world = world("", "");
+    let remote = world.internet();
+    remote.user().serves("remote", "7 8 9 10");
+    let pod = world.alice().attached();
+    // The remote host answers, and the container then resets each. These do not count as connections,
+    // but the host remembers them.
+    let flood = pod.inside().python(&format!(
+        "raw, here = wire(), own()
+head = mac('10.10.10.1') + mac(here) + b'\\x08\\0'
+end, n = time.monotonic() + 4, 0
+while time.monotonic() < end:
+    ports = 1024 + n // 4, 7 + n % 4
+    raw.send(head + ip(here, '{REMOTE}', 6, tcp((here, '{REMOTE}'), ports, 1, 0, 2)))
+    n += 1
+    if n % 4 == 0: time.sleep(0.001)
+print(n)"
+    ));
+    let sent: u32 = flood.done().trim_end().parse().unwrap();
+    assert!(sent > 3000, "{sent}");
+    let now = connections(&world, "10.10.10.2");
+    // Those of the last second may still be there.
+    assert!((1..sent / 2).contains(&now), "{now} of {sent}");
+}

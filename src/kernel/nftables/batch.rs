@@ -10,9 +10,12 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
+use nix::libc;
+
 use super::expression::Statement;
 use super::{
-    COMMENT, Chain, Element, Kind, Rule, Set, Table, message, number, text, text_data, user_data,
+    COMMENT, Chain, Element, Kind, NFPROTO_IPV4, Rule, Set, Table, message, number, text,
+    text_data, user_data,
 };
 use crate::kernel::answer::nested;
 use crate::kernel::netlink::Change;
@@ -22,8 +25,9 @@ const SET_KEY_BYTE_ORDER: u8 = 0;
 const SET_VALUE_BYTE_ORDER: u8 = 1;
 const SET_COMMENT: u8 = 7;
 
-/// `NFT_OBJECT_LIMIT` (`linux/netfilter/nf_tables.h`).
+/// `NFT_OBJECT_LIMIT`, `NFT_OBJECT_CT_TIMEOUT` (`linux/netfilter/nf_tables.h`).
 const LIMIT: u32 = 4;
+pub(super) const CT_TIMEOUT: u32 = 7;
 
 /// The most elements in one message: an attribute has 64 KiB at most.
 const MOST_ELEMENTS: usize = 500;
@@ -110,10 +114,23 @@ impl Batch {
     pub fn add_limit(&mut self, table: Table, name: &str, rate: u32, burst: u32) {
         let long = |kind, value: u32| DefaultNla::new(kind, u64::from(value).to_be_bytes().into());
         // NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT (a second), NFTA_LIMIT_BURST.
-        let limit = nested(4, &[long(1, rate), long(2, 1), number(3, burst)]);
+        self.add_object(table, name, LIMIT, &[long(1, rate), long(2, 1), number(3, burst)]);
+    }
+
+    /// Makes timeouts for TCP connections over IPv4, in seconds by state (`enum ctattr_timeout_tcp`,
+    /// `linux/netfilter/nfnetlink_cttimeout.h`), if there are none of this name.
+    pub fn add_tcp_timeouts(&mut self, table: Table, name: &str, timeouts: &[(u16, u32)]) {
+        let timeouts: Vec<_> = timeouts.iter().map(|(state, time)| number(*state, *time)).collect();
+        // NFTA_CT_TIMEOUT_L3PROTO, NFTA_CT_TIMEOUT_L4PROTO, NFTA_CT_TIMEOUT_DATA.
+        let family = DefaultNla::new(1, u16::from(NFPROTO_IPV4).to_be_bytes().into());
+        let protocol = DefaultNla::new(2, vec![libc::IPPROTO_TCP as u8]);
+        self.add_object(table, name, CT_TIMEOUT, &[family, protocol, nested(3, &timeouts)]);
+    }
+
+    fn add_object(&mut self, table: Table, name: &str, kind: u32, data: &[DefaultNla]) {
         // NFTA_OBJ_TABLE, NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA.
-        let attributes = vec![text(1, table.name), text(2, name), number(3, LIMIT), limit];
-        self.push(table, NfTablesMessage::NewObject(attributes), NLM_F_CREATE);
+        let object = vec![text(1, table.name), text(2, name), number(3, kind), nested(4, data)];
+        self.push(table, NfTablesMessage::NewObject(object), NLM_F_CREATE);
     }
 
     /// Makes a chain, if there is none like it.

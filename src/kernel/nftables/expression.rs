@@ -10,6 +10,7 @@ use netlink_packet_netfilter::nftables::{
     Register, Verdict, VerdictAttribute,
 };
 
+use super::batch::CT_TIMEOUT;
 use super::{Chain, NFPROTO_IPV4, Set, number, text};
 use crate::kernel::answer::nested;
 
@@ -284,6 +285,12 @@ pub fn more_connections(fields: &[Field], set: &Set, most: u32) -> Statement {
     // NFTA_DYNSET_SET_NAME, NFTA_DYNSET_OP (NFT_DYNSET_OP_ADD), NFTA_DYNSET_SREG_KEY.
     let dynset = vec![text(1, set.name), number(3, 0), number(4, register(0).into()), limit];
     [concatenation(fields), vec![other("dynset", dynset)]].concat()
+}
+
+/// `ct timeout set NAME`: how long the kernel keeps the connection, by its state.
+pub fn set_timeouts(name: &str) -> Statement {
+    // NFTA_OBJREF_IMM_TYPE, NFTA_OBJREF_IMM_NAME.
+    vec![other("objref", vec![number(1, CT_TIMEOUT), text(2, name)])]
 }
 
 /// `limit name FIELD map @MAP`: as many packets a second as the limit allows that the map has for the
