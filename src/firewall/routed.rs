@@ -125,7 +125,7 @@ pub const FORWARDING: [Rules; 17] = [
     rule(&COMING_IN, "nothing else reaches a container",
         |_| drop()),
     rule(&GETTING_OUT, "of a connection that was let out or in",
-        |_| [any_of(CT_STATUS, CONFIRMED), within(&[L4PROTO], &PROTOCOLS), accept()].concat()),
+        |_| [any_of(CT_STATUS, CONFIRMED), accept()].concat()),
     rule(&GETTING_OUT, "a new connection: not too many",
         |_| [any_of(CT_STATE, NEW), jump(&BEGINNING)].concat()),
     rule(&GETTING_OUT, "a new connection, of a protocol that can be told from the host's own",

@@ -233,6 +233,7 @@ fn whether_the_host_is_a_router_is_found_out_by_each_attach() {
 #[test]
 fn a_saved_ruleset_can_be_loaded_again() {
     let world = World::with_policy(&format!("{ALICE}publish = [\"8000-8999\"]\n"));
+    world.names_protocols();
     let remote = world.internet();
     remote.user().serves("remote", "7");
     let alice = world.alice();
@@ -267,6 +268,7 @@ fn a_saved_ruleset_can_be_loaded_again() {
 #[test]
 fn a_saved_ruleset_that_has_a_rule_less_is_healed() {
     let world = World::new();
+    world.names_protocols();
     let alice = world.alice();
     let pod = alice.attached();
     let good = firewall(&world);

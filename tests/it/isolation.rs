@@ -250,10 +250,10 @@ fn containers_of_one_user_reach_each_other_when_another_healed_the_firewall() {
 #[test]
 fn a_saved_ruleset_can_be_loaded_when_its_containers_are_gone() {
     let world = world("dns = [\"10.10.10.1\"]");
+    world.names_protocols();
     let users = [world.alice(), world.alice(), world.bob()];
     let pods: Vec<_> = users.iter().map(User::attached).collect();
-    // nft loads timeouts only by the name of their protocol.
-    world.sh("echo 'tcp 6 TCP' >/etc/protocols; nft list ruleset >/run/saved");
+    world.sh("nft list ruleset >/run/saved");
     for pod in &pods {
         pod.kill();
     }

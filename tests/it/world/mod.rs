@@ -260,6 +260,11 @@ impl World {
         }
     }
 
+    /// Gives the host an `/etc/protocols`. nft loads timeouts only by the name of their protocol.
+    pub(crate) fn names_protocols(&self) {
+        self.sh("echo 'tcp 6 TCP' >/etc/protocols");
+    }
+
     /// The host's ruleset, as nft lists it, without what remembers each address that was ever leased, and
     /// without what packets add.
     pub(crate) fn ruleset(&self) -> String {
