@@ -21,6 +21,7 @@ use crate::request::cli::{PID_LIMIT, Which};
 /// The longest sleep between two looks at a process that is still in the host's network namespace. The
 /// kernel has no event for a change of namespaces.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
+const SHORTEST_NAP: Duration = Duration::from_millis(1);
 
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC);
 
@@ -35,6 +36,8 @@ pub struct Target {
     /// The process, if the caller named one.
     process: Option<OwnedFd>,
     name: String,
+    /// Whether this run has waited for it, maybe for long.
+    pub waited: bool,
 }
 
 impl Target {
@@ -92,7 +95,7 @@ fn of_process(pid: i32, caller: &Caller, deadline: Instant) -> Result<Target> {
     }
 
     let host = host_namespaces(caller)?;
-    let mut nap = Duration::from_millis(1);
+    let mut nap = SHORTEST_NAP;
     let net = loop {
         let (net, may_wait) = match openat(&directory, "ns/net", READ, Mode::empty()) {
             // The capability is there for one look, so this run cannot wait for such a process.
@@ -115,7 +118,14 @@ fn of_process(pid: i32, caller: &Caller, deadline: Instant) -> Result<Target> {
         nap = (nap * 2).min(LONGEST_NAP);
     };
     let owner = sys::owning_user_namespace(&net).map_err(refused)?;
-    Ok(Target { net, owner, sandbox: format!("/proc/{pid}/ns/net"), process: Some(process), name })
+    Ok(Target {
+        net,
+        owner,
+        sandbox: format!("/proc/{pid}/ns/net"),
+        process: Some(process),
+        name,
+        waited: nap > SHORTEST_NAP,
+    })
 }
 
 /// Why a target cannot be had: this process has run out of something, or it is the refusal that says
@@ -166,7 +176,14 @@ fn of_file(path: &Path, caller: &Caller) -> Result<Target> {
         return Err(Refused::HostNamespace(name).into());
     }
     let owner = sys::owning_user_namespace(&net).map_err(refused)?;
-    Ok(Target { net, owner, sandbox: path.display().to_string(), process: None, name })
+    Ok(Target {
+        net,
+        owner,
+        sandbox: path.display().to_string(),
+        process: None,
+        name,
+        waited: false,
+    })
 }
 
 /// The host's network namespaces: the caller's own, and the machine's. Only root can see the machine's if

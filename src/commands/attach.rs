@@ -31,14 +31,20 @@ pub fn attach(caller: &Caller, which: &Which, request: &Attach) -> Result<()> {
 fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
-    let grant = Grant::of(caller)?.for_request(caller, request)?;
-    let dns = name_service(&grant, request)?;
+    let policy = || Grant::of(caller)?.for_request(caller, request);
+    let mut grant = policy()?;
     let target = Target::open(which, caller, deadline)?;
+    if target.waited {
+        grant = policy()?;
+    }
+    let dns = name_service(&grant, request)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
     // This run looks at the host while the child enters. If the kernel does not let the child in, that
     // refusal is told before anything that was found on the host.
     trail.open();
     let mut host = Host::open(&privilege)?;
+    let unchanged = || grant.unchanged(policy()?);
+    host.policy = Some(&unchanged);
     let found = bridge::find(&mut host, &grant)
         .and_then(|bridge| Ok((bridge, firewall::look(&mut host, &grant)?)));
     let end = inside.proof(&target)?;
@@ -123,7 +129,11 @@ fn connect(
             // to look at links, and holds the lock of all networks meanwhile.
             inside.configured()?;
             owner::claim(host, wanted, lease, bridge.index)?;
+            firewall::settle(host, wanted.grant)?;
+            host.check_policy()?;
             port::open(host, lease)?;
+            // This run may have been stopped since, and the ruleset been flushed.
+            firewall::settle(host, wanted.grant)?;
         }
         Port::Open => {
             if publishes {

@@ -44,6 +44,14 @@ pub fn switch_on(host: &Host) -> Result<()> {
     }
 }
 
+/// Writes the admin's 1 again, over which a run has written.
+pub fn restore(host: &Host) -> Result<()> {
+    match Forwarding::read()? {
+        Forwarding::Ours => host.set_switch(IP_FORWARD, "1"),
+        Forwarding::Off | Forwarding::Others => Ok(()),
+    }
+}
+
 /// Lets packets from 127.0.0.1 out of `bridge`, and the answers in: for ports that are published there.
 /// The firewall drops everything else with such an address (CVE-2020-8558).
 pub fn route_localnet(host: &Host, bridge: &IfName) -> Result<()> {

@@ -29,8 +29,9 @@ use crate::kernel::link::{By, Link};
 use crate::kernel::nftables::{Batch, Element};
 use crate::network::lease::{address_of, user_of};
 use crate::network::pool::Pool;
+use crate::network::take::TRIES;
 use crate::network::{Host, bridge, owner};
-use crate::report::error::Result;
+use crate::report::error::{Failed, Result};
 use crate::request::address::Cidr;
 use crate::request::policy::{Grant, PREFIXES};
 
@@ -41,38 +42,52 @@ const COMMENT: &str = "kept by netsetgo, see netsetgo(8): a rule that is changed
 
 /// Looks at the tables. Nothing is changed.
 pub fn look<'a>(host: &mut Host, grant: &'a Grant) -> Result<Seen<'a>> {
+    let generation = host.generation()?;
     let forwarding = Forwarding::read()?;
-    host.ruleset("reading it", |ruleset| verify::look(ruleset, grant, forwarding))
+    let look = |ruleset: &mut _| verify::look(ruleset, grant, forwarding, generation);
+    let seen = host.ruleset("reading it", look)?;
+    host.whole = (seen.whole && seen.knows_user).then_some(generation);
+    Ok(seen)
 }
 
 /// What there is to say of the firewall before anything is changed.
 pub fn describe(host: &mut Host, grant: &Grant) -> Result<&'static str> {
     let seen = look(host, grant)?;
-    Ok(match (seen.whole, grant.nat, Forwarding::read()?) {
-        (_, true, Forwarding::Off) => {
+    Ok(match (seen.whole, grant.nat, seen.setup.no_router) {
+        _ if grant.nat && seen.forwarding == Forwarding::Off => {
             "ip_forward is 0; the first attach makes it 2, for containers only"
         }
         (false, ..) => "the tables netsetgo are missing or incomplete; the next attach makes them",
         (true, false, _) => "the tables netsetgo are complete, and without nat",
-        (true, true, Forwarding::Ours) => {
-            "the tables netsetgo are complete, forwarding is for containers"
-        }
-        (true, true, Forwarding::Others) => {
-            "the tables netsetgo are complete, the host is a router"
-        }
+        (true, true, true) => "the tables netsetgo are complete, forwarding is for containers",
+        (true, true, false) => "the tables netsetgo are complete, the host is a router",
     })
 }
 
 /// Brings about what `seen` lacks: the tables, with this user in it, and forwarding.
 pub fn complete(host: &mut Host, grant: &Grant, seen: &Seen) -> Result<()> {
-    if !seen.whole || !seen.knows_user {
-        make(host, grant, Some(grant.uid))?;
+    match seen.whole && seen.knows_user {
+        true => Ok(()),
+        false => make(host, grant, Some(grant.uid)),
     }
-    // After the rule that keeps it to containers.
-    if grant.nat { forwarding::switch_on(host) } else { Ok(()) }
 }
 
-/// Makes the tables anew where they are not whole, if there is a bridge of containers.
+/// Completes the firewall until nothing has changed since this run has seen it whole. Whatever has, the
+/// policy may have changed as well.
+pub fn settle(host: &mut Host, grant: &Grant) -> Result<()> {
+    for _ in 0..TRIES {
+        let generation = host.generation()?;
+        if host.whole == Some(generation) {
+            return Ok(());
+        }
+        host.check_policy()?;
+        let seen = look(host, grant)?;
+        complete(host, grant, &seen)?;
+    }
+    Err(Failed::Contended.into())
+}
+
+/// The same without a new user, if there is a bridge of containers.
 pub fn mend(host: &mut Host, grant: &Grant) -> Result<()> {
     match host.link(By::Name(&grant.bridge))? {
         Some(_) => make(host, grant, None),
@@ -80,10 +95,35 @@ pub fn mend(host: &mut Host, grant: &Grant) -> Result<()> {
     }
 }
 
+/// Lets the present policy and forwarding hold against runs that have looked at former ones and are
+/// stopped: a new generation of the ruleset ends their transactions. Only for root, whom no other user
+/// can stop in between.
+pub fn overrule(host: &mut Host, grant: &Grant) -> Result<()> {
+    let begun = optimistic(host, |_| {
+        let mut batch = Batch::default();
+        // It is there. To the kernel that is a transaction.
+        batch.add_chain(&SENT);
+        Ok(Step::Commit(batch, ()))
+    });
+    match begun {
+        // There are no tables.
+        Err(error) if error.is(Errno::ENOENT) => return Ok(()),
+        begun => begun?,
+    }
+    let seen = look(host, grant)?;
+    match seen.forwarding {
+        Forwarding::Ours if !seen.setup.no_router => forwarding::restore(host),
+        _ => Ok(()),
+    }
+}
+
 fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
     let attempt = |host: &mut Host, from_scratch: bool| {
         optimistic(host, |host| {
             let seen = look(host, grant)?;
+            if seen.whole && (newcomer.is_none() || seen.knows_user) {
+                return Ok(Step::Done(seen.forwarding));
+            }
             let leases = host.leases()?;
             let users = leases.iter().filter_map(|link| user_of(&link.name));
             let users: BTreeSet<u32> = users.chain(newcomer).collect();
@@ -101,19 +141,20 @@ fn make(host: &mut Host, grant: &Grant, newcomer: Option<u32>) -> Result<()> {
                 add_network(&mut batch, grant, &subnets(host, grant)?);
                 set_owners(&mut batch, grant, &owners);
             }
-            if !seen.whole || newcomer.is_some() && !seen.knows_user {
-                batch.add(&USERS, &users);
-            }
-            Ok(Step::Commit(batch, ()))
+            batch.add(&USERS, &users);
+            host.whole = Some(seen.generation);
+            Ok(Step::Commit(batch, seen.forwarding))
         })
     };
     // What is there cannot be made into what it should be: a set or chain of that name is another one,
     // or a table is dormant.
     let other = [Errno::EEXIST, Errno::EBUSY, Errno::EOPNOTSUPP];
-    match attempt(host, false) {
-        Err(error) if other.iter().any(|errno| error.is(*errno)) => attempt(host, true),
-        done => done,
-    }
+    let forwarding = match attempt(host, false) {
+        Err(error) if other.iter().any(|errno| error.is(*errno)) => attempt(host, true)?,
+        done => done?,
+    };
+    // After the rule that keeps it to containers, and only then.
+    if forwarding == Forwarding::Off && grant.nat { forwarding::switch_on(host) } else { Ok(()) }
 }
 
 /// Adds tables, sets, chains and rules, or what is missing of them. Published ports stay.

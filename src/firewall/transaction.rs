@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 
-use crate::kernel::nftables::{Batch, Ruleset};
+use crate::kernel::nftables::Batch;
 use crate::network::Host;
 use crate::network::take::TRIES;
 use crate::report::error::{Failed, Result};
@@ -23,7 +23,7 @@ pub enum Step<T> {
 }
 
 /// Repeats `step`, which looks at everything that its transaction depends on, until nothing has changed
-/// between its look and its transaction.
+/// between its look and its transaction. The policy is part of that: it is read again each time.
 ///
 /// [`Failed::Contended`] if others are faster each time. An ENOENT is the step's own: what its
 /// transaction adds to is not there.
@@ -32,14 +32,20 @@ pub fn optimistic<T>(
     mut step: impl FnMut(&mut Host) -> Result<Step<T>>,
 ) -> Result<T> {
     for _ in 0..TRIES {
-        let generation = host.ruleset("reading its generation", Ruleset::generation)?;
+        let generation = host.generation()?;
+        host.check_policy()?;
         let (batch, outcome) = match step(host)? {
             Step::Done(outcome) => return Ok(outcome),
             Step::Again => continue,
             Step::Commit(batch, outcome) => (batch, outcome),
         };
         match host.ruleset("changing it", |ruleset| ruleset.commit(batch, generation)) {
-            Ok(()) => return Ok(outcome),
+            Ok(()) => {
+                // A transaction of this run leaves whole what was whole. The next generation is its own.
+                host.whole =
+                    host.whole.map(|whole| whole.wrapping_add(u32::from(whole == generation)));
+                return Ok(outcome);
+            }
             Err(error) if error.is(Errno::ERESTART) => {}
             Err(error) => return Err(error),
         }

@@ -3,16 +3,21 @@
 
 use super::elements;
 use super::forwarding::Forwarding;
-use super::rules::Setup;
+use super::routed::NO_ROUTER_FOR_OTHERS;
+use super::rules::{Rules, Setup};
 use super::tables::*;
 use crate::kernel::netlink::Error;
-use crate::kernel::nftables::{Element, RuleMark, Ruleset};
+use crate::kernel::nftables::{Chain, Element, RuleMark, Ruleset};
 use crate::network::pool::Pool;
 use crate::request::address::Cidr;
 use crate::request::policy::{Grant, Isolation};
 
 /// The tables as they are.
 pub struct Seen<'a> {
+    /// The generation of the ruleset before the look.
+    pub generation: u32,
+    /// The host's forwarding then.
+    pub forwarding: Forwarding,
     pub setup: Setup<'a>,
     /// All rules are there, in their order and in force, and all elements that this network needs.
     pub whole: bool,
@@ -27,24 +32,39 @@ pub fn look<'a>(
     ruleset: &mut Ruleset,
     grant: &'a Grant,
     forwarding: Forwarding,
+    generation: u32,
 ) -> Result<Seen<'a>, Error> {
     let in_force = ruleset.has_table(ROUTED)? && ruleset.has_table(BRIDGED)?;
     let found = by_chain([ruleset.marks(ROUTED)?, ruleset.marks(BRIDGED)?].concat());
-    let had_nat = || {
-        let nat =
-            |(family, chain, _): &RuleMark| *family == ROUTED.family && chain == BEHIND_HOST.name;
-        found.iter().any(nat)
+    let has = |chain: &Chain| {
+        found
+            .iter()
+            .any(|(family, name, _)| (*family, name.as_str()) == (chain.table.family, chain.name))
     };
     // What an earlier policy with `nat = true` has brought about stays: the host may still forward.
-    let nat = grant.nat || had_nat();
-    let setup = Setup { policy: grant, nat, no_router: forwarding != Forwarding::Others };
+    let nat = grant.nat || has(&BEHIND_HOST) || forwarding == Forwarding::Ours;
+    let mut setup = Setup { policy: grant, nat, no_router: true };
     let version = setup.version();
+    setup.no_router = match forwarding {
+        Forwarding::Off => true,
+        // In tables for a router, a run that was stopped has written this over what the admin wrote.
+        Forwarding::Ours => {
+            let is_there = |(rule, _): &Rules| found.contains(&rule.mark(&version));
+            !has(&FORWARDED) || has(&NO_ROUTER) || NO_ROUTER_FOR_OTHERS.iter().any(is_there)
+        }
+        Forwarding::Others => false,
+    };
     let wanted = by_chain(setup.rules().map(|(rule, _)| rule.mark(&version)).collect());
     let mut remembers = true;
     for (set, key) in elements::memory(grant) {
         remembers = remembers && ruleset.element(set, key)?.is_some();
     }
+    // Then the run that switches forwarding on commits first, which ends the transactions of those that
+    // took the host for a router.
+    let in_force = in_force && !(grant.nat && forwarding == Forwarding::Off);
     Ok(Seen {
+        generation,
+        forwarding,
         setup,
         // A chain or set that a rule names cannot be deleted while the rule is there; elements can.
         whole: in_force && found == wanted && remembers && has_elements(ruleset, grant)?,

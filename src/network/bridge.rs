@@ -142,6 +142,7 @@ fn create(host: &mut Host, grant: &Grant) -> Result<()> {
     let mut attributes = vec![LinkAttribute::Mtu(passing_mtu)];
     attributes.extend(settings(grant));
     let bridge = link::message(By::Name(&grant.bridge), attributes);
+    host.check_policy()?;
     match host.change("creating the bridge", |netlink| link::create(netlink, bridge)) {
         Err(error) if error.is(Errno::EEXIST) => Ok(()),
         done => done,

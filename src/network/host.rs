@@ -24,6 +24,10 @@ pub struct Host<'a> {
     /// Opened when it is needed first.
     ruleset: Option<Ruleset>,
     privilege: &'a Privilege,
+    /// Checks that the policy still grants what this run does. Some runs need no grant.
+    pub policy: Option<&'a dyn Fn() -> Result<()>>,
+    /// The generation of the ruleset in which the tables are whole, as far as this run knows.
+    pub whole: Option<u32>,
 }
 
 impl Host<'_> {
@@ -31,7 +35,17 @@ impl Host<'_> {
         // The kernel asks for the capability at a socket's opening as well as at each request.
         let _raised = privilege.raise(Capability::CAP_NET_ADMIN)?;
         let netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
-        Ok(Host { netlink, ruleset: None, privilege })
+        Ok(Host { netlink, ruleset: None, privilege, policy: None, whole: None })
+    }
+
+    /// Checks that the policy is still the one that this run has read.
+    pub fn check_policy(&self) -> Result<()> {
+        self.policy.map_or(Ok(()), |check| check())
+    }
+
+    /// The generation of the ruleset.
+    pub fn generation(&mut self) -> Result<u32> {
+        self.ruleset("reading its generation", Ruleset::generation)
     }
 
     /// Looks an interface up; `None` when there is none.

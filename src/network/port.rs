@@ -8,7 +8,7 @@ use netlink_packet_route::link::{
 use nix::errno::Errno;
 
 use super::Host;
-use super::lease::Lease;
+use super::lease::{Lease, slot_name, user_of};
 use crate::kernel::link::{self, By};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::route;
@@ -52,6 +52,20 @@ pub fn configure(host: &mut Host, lease: &Lease, hairpin: bool, alias: Option<&s
 pub fn open(host: &mut Host, lease: &Lease) -> Result<()> {
     let open = |netlink: &mut Netlink| netlink.change(link::set_group_up(lease.group)?);
     host.change("opening the bridge port", open).map_err(or_lost)
+}
+
+/// Deletes the links whose bridge port is still closed, and that users are not granted any more. `granted`
+/// says how many links a user may have. So a run that was stopped has nothing left to open.
+pub fn delete_closed(host: &mut Host, granted: impl Fn(u32) -> u32) -> Result<()> {
+    for link in host.leases()?.iter().filter(|link| !link.up) {
+        // Only root gives a link another name, and root is granted every one.
+        let Some(uid) = user_of(&link.name).filter(|uid| *uid != 0) else { continue };
+        if (0..granted(uid)).all(|slot| slot_name(uid, slot).as_str() != link.name) {
+            let delete = |netlink: &mut Netlink| link::delete_group(netlink, link.group);
+            host.change("deleting a veth pair", delete)?;
+        }
+    }
+    Ok(())
 }
 
 fn or_lost(error: Error) -> Error {

@@ -166,6 +166,8 @@ pub enum Failed {
     File(PathBuf, std::io::Error),
     #[error("{PATH:?}: line {line}, column {column}: {why}")]
     Policy { line: usize, column: usize, why: String },
+    #[error("{PATH:?}: the admin has changed it during this call; call netsetgo again")]
+    PolicyChanged,
 
     // The target and the child inside.
     #[error("{0}: {1}")]

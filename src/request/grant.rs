@@ -18,10 +18,7 @@ impl Grant {
         }
         let policy = policy.ok_or(Refused::NoPolicy)?;
         let uid = caller.uid;
-        let (passwd, group) = match policy.has_names() {
-            true => (text_of(PASSWD)?, text_of(GROUP)?),
-            false => Default::default(),
-        };
+        let (passwd, group) = accounts_of(&policy)?;
         let entry = policy.entry(uid, &caller.gids()?, &passwd, &group);
         let entry = entry.filter(|entry| entry.links > 0).ok_or(Refused::NotAllowed(uid))?;
         let Allow { links, ports, ref publish, .. } = *entry;
@@ -44,6 +41,26 @@ impl Grant {
             check_container_address(self.address, address)?;
         }
         Ok(self)
+    }
+
+    /// Checks that this is still what is granted `now`.
+    pub fn unchanged(&self, now: Grant) -> Result<()> {
+        if now == *self { Ok(()) } else { Err(Failed::PolicyChanged.into()) }
+    }
+}
+
+/// How many containers the policy grants each user, as far as the account files tell.
+pub fn granted_links() -> Result<impl Fn(u32) -> u32> {
+    let policy = Policy::load()?.unwrap_or_default();
+    let (passwd, group) = accounts_of(&policy)?;
+    Ok(move |uid| policy.entry(uid, &[], &passwd, &group).map_or(0, |entry| entry.links))
+}
+
+/// The texts of the account files, if the policy has names.
+fn accounts_of(policy: &Policy) -> Result<(String, String)> {
+    match policy.has_names() {
+        true => Ok((text_of(PASSWD)?, text_of(GROUP)?)),
+        false => Ok(Default::default()),
     }
 }
 

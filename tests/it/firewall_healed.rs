@@ -24,7 +24,7 @@ pub(crate) fn content(world: &World) -> String {
 }
 
 /// The rules alone.
-fn rules(world: &World) -> String {
+pub(crate) fn rules(world: &World) -> String {
     let rule = |line: &&str| line.contains(" comment \"") && !line.contains("elements = ");
     content(world).lines().filter(rule).collect::<Vec<_>>().join("\n")
 }
@@ -221,12 +221,12 @@ fn whether_the_host_is_a_router_is_found_out_by_each_attach() {
         alice.netsetgo(format!("-pid {pod}")).done();
         (ip_forward(&world), firewall(&world))
     };
-    for value in ["0", "2"] {
+    for _ in 0..2 {
         let (switch, router) = after_writing("1");
         assert_eq!(switch, "1");
         assert_ne!(router, ours);
         assert!(!router.contains("jump no_router"), "{router}");
-        assert_eq!(after_writing(value), ("2".to_owned(), ours.clone()), "{value}");
+        assert_eq!(after_writing("0"), ("2".to_owned(), ours.clone()));
     }
 }
 

@@ -47,6 +47,7 @@ mod runner;
 mod runners;
 mod scale;
 mod spoofing;
+mod stale;
 mod stopped_publishers;
 mod target;
 mod usage;
