@@ -149,18 +149,33 @@ fn stopped_anywhere_a_run_takes_its_containers_network_away_whatever_the_policy_
     });
 }
 
-/// Stops an attach anywhere, while the admin writes another number to `ip_forward`: the first attach, with
-/// root's `-prune` then, or one that finds the tables for a host that is no router, with an attach of bob's
-/// then. `seen` is how the host is found in the end.
+/// Who looks at the switch while a run is stopped.
+#[derive(Clone, Copy, PartialEq)]
+enum Meanwhile {
+    /// Root's `-prune`, while the first attach of all is stopped.
+    Root,
+    /// An attach of bob's, while one is stopped that finds the tables for a host that is no router.
+    Bob,
+    /// Nobody; likewise.
+    Nobody,
+}
+
+/// Stops an attach anywhere, while the admin writes another number to `ip_forward`. `seen` is how the host
+/// is found in the end.
 #[track_caller]
-fn forwarding_is_the_admins(first: bool, was: u8, becomes: u8, seen: impl Fn(&World) -> bool) {
+fn forwarding_is_the_admins(
+    meanwhile: Meanwhile,
+    was: u8,
+    becomes: u8,
+    seen: impl Fn(&World) -> bool,
+) {
     let world = World::with_policy(&policy("", ""));
     let bob = world.bob();
     let his = bob.container();
     let write =
         |number: u8| drop(world.sh(&format!("echo {number} >/proc/sys/net/ipv4/ip_forward")));
     let before = || {
-        if first {
+        if meanwhile == Meanwhile::Root {
             let _ = world.root().sh("ip link del brg0");
             world.sh("nft flush ruleset");
         } else {
@@ -172,10 +187,11 @@ fn forwarding_is_the_admins(first: bool, was: u8, becomes: u8, seen: impl Fn(&Wo
     };
     stopped_anywhere(&world, "-pid POD", before, |frozen, pod| {
         write(becomes);
-        match first {
-            true => world.root().netsetgo("-prune").done(),
-            false => bob.netsetgo(format!("-pid {his}")).done(),
-        };
+        match meanwhile {
+            Meanwhile::Root => drop(world.root().netsetgo("-prune").done()),
+            Meanwhile::Bob => drop(bob.netsetgo(format!("-pid {his}")).done()),
+            Meanwhile::Nobody => {}
+        }
         let place = frozen.stage;
         let outcome = let_go(frozen);
         assert_eq!(outcome.status, 0, "{place:?}: {outcome:?}");
@@ -197,15 +213,15 @@ fn is_router(world: &World) -> bool {
 
 #[test]
 fn stopped_anywhere_a_run_leaves_a_host_a_router_that_becomes_one_meanwhile() {
-    for first in [true, false] {
-        forwarding_is_the_admins(first, 0, 1, is_router);
+    for meanwhile in [Meanwhile::Root, Meanwhile::Bob] {
+        forwarding_is_the_admins(meanwhile, 0, 1, is_router);
     }
 }
 
 #[test]
 fn stopped_anywhere_a_run_makes_no_router_of_a_host_that_is_none_any_more() {
-    for first in [true, false] {
-        forwarding_is_the_admins(first, 1, 0, |world| !is_router(world));
+    for meanwhile in [Meanwhile::Root, Meanwhile::Bob, Meanwhile::Nobody] {
+        forwarding_is_the_admins(meanwhile, 1, 0, |world| !is_router(world));
     }
 }
 
