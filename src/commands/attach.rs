@@ -17,6 +17,7 @@ use crate::report::cni::CniResult;
 use crate::report::dns::Dns;
 use crate::report::error::{Failed, Result};
 use crate::request::cli::{Attach, Output, Which};
+use crate::request::grant::Sources;
 use crate::request::policy::Grant;
 use crate::request::ports::Mapping;
 use crate::target::Target;
@@ -31,11 +32,13 @@ pub fn attach(caller: &Caller, which: &Which, request: &Attach) -> Result<()> {
 fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail) -> Result<()> {
     let deadline = Instant::now() + request.wait;
     let privilege = caller.privilege()?;
-    let policy = || Grant::of(caller)?.for_request(caller, request);
-    let mut grant = policy()?;
+    let granted = |sources: &Sources| Grant::from(sources, caller)?.for_request(caller, request);
+    let mut sources = Sources::read()?;
+    let mut grant = granted(&sources)?;
     let target = Target::open(which, caller, deadline)?;
     if target.waited {
-        grant = policy()?;
+        sources = Sources::read()?;
+        grant = granted(&sources)?;
     }
     let dns = name_service(&grant, request)?;
     let mut inside = Inside::start(&target, caller, &request.container_end)?;
@@ -43,7 +46,10 @@ fn step_by_step(caller: &Caller, which: &Which, request: &Attach, trail: &Trail)
     // refusal is told before anything that was found on the host.
     trail.open();
     let mut host = Host::open(&privilege)?;
-    let unchanged = || grant.unchanged(policy()?);
+    let unchanged = || match Sources::read()? {
+        now if now == sources => Ok(()),
+        now => grant.unchanged(granted(&now)?),
+    };
     host.policy = Some(&unchanged);
     let found = bridge::find(&mut host, &grant)
         .and_then(|bridge| Ok((bridge, firewall::look(&mut host, &grant)?)));

@@ -9,17 +9,46 @@ use crate::request::address::Cidr;
 use crate::request::cli::Attach;
 use crate::request::policy::{Allow, Grant, PREFIXES, Policy};
 
+/// What grants are read from, as the files have it. Of the account files nothing, if the policy has no
+/// names.
+#[derive(PartialEq)]
+pub struct Sources {
+    policy: Option<String>,
+    passwd: String,
+    group: String,
+}
+
+impl Sources {
+    pub fn read() -> Result<Sources> {
+        let policy = Policy::text()?;
+        let names = |text: &String| text.contains("user") || text.contains("group");
+        let (passwd, group) = match policy.as_ref().is_some_and(names) {
+            true => (text_of(PASSWD)?, text_of(GROUP)?),
+            false => Default::default(),
+        };
+        Ok(Sources { policy, passwd, group })
+    }
+
+    fn policy(&self) -> Result<Option<Policy>> {
+        self.policy.as_deref().map(Policy::parse).transpose()
+    }
+}
+
 impl Grant {
-    /// What the policy grants the caller. Root is granted everything.
+    /// What the policy grants the caller.
     pub fn of(caller: &Caller) -> Result<Grant> {
-        let policy = Policy::load()?;
+        Grant::from(&Sources::read()?, caller)
+    }
+
+    /// What the policy grants the caller. Root is granted everything.
+    pub fn from(sources: &Sources, caller: &Caller) -> Result<Grant> {
+        let policy = sources.policy()?;
         if caller.is_root() {
             return Ok(policy.unwrap_or_default().network);
         }
         let policy = policy.ok_or(Refused::NoPolicy)?;
         let uid = caller.uid;
-        let (passwd, group) = accounts_of(&policy)?;
-        let entry = policy.entry(uid, &caller.gids()?, &passwd, &group);
+        let entry = policy.entry(uid, &caller.gids()?, &sources.passwd, &sources.group);
         let entry = entry.filter(|entry| entry.links > 0).ok_or(Refused::NotAllowed(uid))?;
         let Allow { links, ports, ref publish, .. } = *entry;
         Ok(Grant { uid, links, ports, publish: Some(publish.clone()), ..policy.network })
@@ -28,7 +57,8 @@ impl Grant {
     /// The policy's network, for a caller who takes own containers' away. That needs no entry: an entry may
     /// be gone before the containers are.
     pub fn to_delete(caller: &Caller) -> Result<Grant> {
-        Ok(Grant { uid: caller.uid, ..Policy::load()?.unwrap_or_default().network })
+        let policy = Policy::text()?.as_deref().map(Policy::parse).transpose()?;
+        Ok(Grant { uid: caller.uid, ..policy.unwrap_or_default().network })
     }
 
     /// The same, with the bridge and its address as the request has them. Of the addresses, this
@@ -51,17 +81,11 @@ impl Grant {
 
 /// How many containers the policy grants each user, as far as the account files tell.
 pub fn granted_links() -> Result<impl Fn(u32) -> u32> {
-    let policy = Policy::load()?.unwrap_or_default();
-    let (passwd, group) = accounts_of(&policy)?;
-    Ok(move |uid| policy.entry(uid, &[], &passwd, &group).map_or(0, |entry| entry.links))
-}
-
-/// The texts of the account files, if the policy has names.
-fn accounts_of(policy: &Policy) -> Result<(String, String)> {
-    match policy.has_names() {
-        true => Ok((text_of(PASSWD)?, text_of(GROUP)?)),
-        false => Ok(Default::default()),
-    }
+    let sources = Sources::read()?;
+    let policy = sources.policy()?.unwrap_or_default();
+    let entry_of =
+        move |uid| policy.entry(uid, &[], &sources.passwd, &sources.group).map(|entry| entry.links);
+    Ok(move |uid| entry_of(uid).unwrap_or_default())
 }
 
 /// The value of an option, or else the policy's. Only root may ask for another than the policy's.

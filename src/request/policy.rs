@@ -206,9 +206,9 @@ macro_rules! read_as_text {
 read_as_text!(Cidr, IfName, Granted);
 
 impl Policy {
-    /// Reads the file and checks it. `None` means that there is no file. A file that another user
-    /// than root may have written is refused.
-    pub fn load() -> Result<Option<Policy>> {
+    /// The text of the file. `None` means that there is no file. A file that another user than root may
+    /// have written is refused.
+    pub fn text() -> Result<Option<String>> {
         let failed = |error| Failed::File(PATH.into(), error);
         let file = match read::open(PATH) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -222,10 +222,10 @@ impl Policy {
         ])
         .map_err(Refused::UntrustedPolicy)?;
         let text = String::from_utf8(read::at_most(LARGEST, file).map_err(failed)?);
-        Policy::parse(&text.map_err(|error| failed(io::Error::other(error)))?).map(Some)
+        Ok(Some(text.map_err(|error| failed(io::Error::other(error)))?))
     }
 
-    fn parse(text: &str) -> Result<Policy> {
+    pub fn parse(text: &str) -> Result<Policy> {
         let wrong = |start, why: &str| {
             let before = text.get(..start).unwrap_or(text);
             let line = before.matches('\n').count() + 1;
@@ -243,11 +243,6 @@ impl Policy {
             }
         }
         Ok(policy)
-    }
-
-    /// Whether an entry names its user or group, so that the account files are needed.
-    pub fn has_names(&self) -> bool {
-        self.allow.iter().any(|entry| entry.get_ref().uid.is_none())
     }
 
     /// The first entry that matches a process with these ids, by the texts of `/etc/passwd` and

@@ -21,7 +21,8 @@ pub fn open_regular(path: impl AsRef<Path>) -> io::Result<File> {
 
 /// Reads to the end. More than `most` bytes are an error.
 pub fn at_most(most: u64, source: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Most files are read at once.
+    let mut bytes = Vec::with_capacity(4096);
     source.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(io::Error::other(format!("larger than {most} bytes")));
