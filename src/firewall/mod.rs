@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn rules_that_are_changed_are_of_another_version() {
-        let setup = Setup { policy: &Grant::default(), nat: true, no_router: true };
+        let setup = Setup { policy: &Grant::default(), nat: true, forwards: true, no_router: true };
         let mut hasher = DefaultHasher::new();
         for (rule, statements) in setup.rules() {
             format!("{} {} {:?}", rule.chain.name, rule.comment, statements(&setup))
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn no_two_rules_look_the_same() {
-        let setup = Setup { policy: &Grant::default(), nat: true, no_router: true };
+        let setup = Setup { policy: &Grant::default(), nat: true, forwards: true, no_router: true };
         let marks: HashSet<_> = setup.rules().map(|(rule, _)| rule.mark(&[])).collect();
         assert_eq!(marks.len(), setup.rules().count());
     }

@@ -17,6 +17,8 @@ pub struct Setup<'a> {
     pub policy: &'a Grant,
     /// Containers get a way out by NAT, and ports can be published.
     pub nat: bool,
+    /// The host forwards, for containers, or for others who must not get more by it.
+    pub forwards: bool,
     /// The host was no router before this program switched forwarding on, and stays none for others.
     pub no_router: bool,
 }
@@ -44,8 +46,8 @@ type Part = (fn(&Setup) -> bool, &'static [Rules]);
 
 const PARTS: [Part; 12] = [
     (|_| true, &NOT_PAST_THE_BRIDGE),
-    (|setup| setup.nat, &FORWARDING),
-    (|setup| setup.nat && setup.no_router, &NO_ROUTER_FOR_OTHERS),
+    (|setup| setup.forwards, &FORWARDING),
+    (|setup| setup.forwards && setup.no_router, &NO_ROUTER_FOR_OTHERS),
     (|setup| setup.nat, &NAT),
     (|setup| setup.policy.fragments > 0, &SOME_FRAGMENTS),
     (|_| true, &LIMITS),

@@ -42,8 +42,9 @@ pub fn look<'a>(
             .any(|(family, name, _)| (*family, name.as_str()) == (chain.table.family, chain.name))
     };
     // What an earlier policy with `nat = true` has brought about stays: the host may still forward.
-    let nat = grant.nat || has(&BEHIND_HOST) || forwarding == Forwarding::Ours;
-    let mut setup = Setup { policy: grant, nat, no_router: true };
+    let nat = grant.nat || has(&BEHIND_HOST);
+    let forwards = nat || forwarding == Forwarding::Ours;
+    let mut setup = Setup { policy: grant, nat, forwards, no_router: true };
     let version = setup.version();
     setup.no_router = match forwarding {
         Forwarding::Off => true,

@@ -191,6 +191,7 @@ fn a_bridge_of_others_is_routed_after_each_change_of_the_policy() {
 #[test]
 fn a_bridge_of_others_is_routed_after_an_upgrade() {
     let world = World::new();
+    world.names_protocols();
     let bridges = Bridges::new(&world);
     let good = content(&world);
     for older in [

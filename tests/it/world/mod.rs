@@ -59,8 +59,7 @@ pub(crate) struct World {
 }
 
 /// What `sed -E` does to leave these out.
-pub(crate) const WITHOUT_MEMORY: &str =
-    r"/^\t(map (owners|fragments)|set (owned|connections|to_port|to_host_icmp)) \{/,/^$/d";
+pub(crate) const WITHOUT_MEMORY: &str = r"/^\t(map (owners|fragments)|set (owned|connections|to_port|to_host_icmp)|limit uid[0-9]+-[0-9]+) \{/,/^$/d";
 
 impl World {
     /// A host on which alice may attach 16 containers, and no other user any.
