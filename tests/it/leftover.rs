@@ -7,7 +7,7 @@ use nix::libc;
 
 use crate::publish::{published, three_users};
 use crate::world::{
-    Choice, Container, Conversation, HOST, Part, REMOTE, Remote, Trace, User, World,
+    Choice, Container, Conversation, HOST, Part, REMOTE, Remote, Trace, User, WITHOUT_MEMORY, World,
 };
 
 /// What every container of these tests has that comes first.
