@@ -4,6 +4,7 @@
 //! makes both; it can be repeated. Every attach looks at them, and makes them anew where they are not
 //! whole.
 
+pub mod dnat;
 mod elements;
 pub mod forwarding;
 pub mod others;
