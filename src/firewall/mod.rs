@@ -5,6 +5,7 @@
 //! whole.
 
 mod bridged;
+pub mod dnat;
 mod elements;
 pub mod forwarding;
 pub mod others;

@@ -1,9 +1,12 @@
 //! Other firewalls on the host. What another table drops stays dropped, whatever netsetgo's tables
-//! accept. Other tables are never changed; `-check` tells the admin.
+//! accept. Other tables are never changed; `-check` tells the admin. How their rules are judged serves
+//! [`super::dnat`] as well.
 //!
 //! A chain with the policy drop certainly drops a packet if no rule that the packet reaches may accept it.
 //! An expression that cannot be judged is one that may match. Attributes have the numbers of
 //! `linux/netfilter/nf_tables.h`.
+
+use std::cmp::Ordering;
 
 use nix::libc::{RT_TABLE_MAIN, RTA_OIF};
 
@@ -12,7 +15,7 @@ use super::elements::padded;
 use super::tables::set;
 use crate::kernel::answer::Attributes;
 use crate::kernel::link::By;
-use crate::kernel::nftables::{Answer, NFPROTO_INET, NFPROTO_IPV4, Table};
+use crate::kernel::nftables::{Answer, NFPROTO_INET, NFPROTO_IPV4, Ruleset, Table};
 use crate::kernel::route;
 use crate::network::Host;
 use crate::report::error::{Failed, Result};
@@ -42,11 +45,8 @@ pub fn find_drop(host: &mut Host, grant: &Grant) -> Result<Option<String>> {
                 continue;
             }
             let rules = ruleset.rules(at)?;
-            let mut has = |name: &str, key| {
-                let element = ruleset.element(&set(at, name, &[], ""), key);
-                element.ok().map(|element| element.is_some())
-            };
-            if !may_accept(&rules, &name, &packet, &mut has) {
+            let mut has = has(ruleset, at);
+            if !reaches(&rules, &name, &packet, &mut has, &Outcome::Accept) {
                 let bridge = &grant.bridge;
                 let accept = format!("nft insert rule {family} {table} {name}");
                 return Ok(Some(format!(
@@ -60,9 +60,17 @@ pub fn find_drop(host: &mut Host, grant: &Grant) -> Result<Option<String>> {
     })
 }
 
-/// A field of a packet: the expression that loads it, the key (`NFT_META_*`, `NFT_CT_*`), and the value as
-/// the kernel loads it.
-type Field = (&'static str, u32, Vec<u8>);
+/// A field of a packet: the expression that loads it, the key (`NFT_META_*`, `NFT_CT_*`, [`payload`]), and
+/// the value as the kernel loads it.
+pub type Field = (&'static str, u32, Vec<u8>);
+
+/// The key of payload: a header (`enum nft_payload_bases`), and an offset there.
+pub const fn payload(header: u32, offset: u32) -> u32 {
+    header | offset << 8
+}
+
+/// The destination port of TCP and of UDP.
+pub const DPORT: u32 = payload(2, 2);
 
 /// The bit of a new connection in `ct state` (`linux/netfilter/nf_conntrack_common.h`).
 const NEW: u32 = 8;
@@ -89,17 +97,28 @@ fn first_packet(host: &mut Host, grant: &Grant) -> Result<Vec<Field>> {
 }
 
 /// Whether the set of this name has this key; `None` if that cannot be told.
-type Has<'a> = dyn FnMut(&str, Vec<u8>) -> Option<bool> + 'a;
+pub type Has<'a> = dyn FnMut(&str, Vec<u8>) -> Option<bool> + 'a;
 
-/// Whether a rule that the packet may reach from this chain may accept it.
-fn may_accept(rules: &[Answer], base: &str, packet: &[Field], has: &mut Has) -> bool {
+/// Asks the kernel about the sets of a table.
+pub fn has(ruleset: &mut Ruleset, table: Table) -> impl FnMut(&str, Vec<u8>) -> Option<bool> {
+    move |name, key| Some(ruleset.element(&set(table, name, &[], ""), key).ok()?.is_some())
+}
+
+/// Whether a rule that the packet may reach from this chain may have this outcome.
+pub fn reaches(
+    rules: &[Answer],
+    base: &str,
+    packet: &[Field],
+    has: &mut Has,
+    wanted: &Outcome,
+) -> bool {
     let mut chains = vec![base.to_owned()];
     let mut walked = 0;
     while let Some(name) = chains.get(walked).cloned() {
         walked += 1;
         for rule in rules.iter().filter(|rule| rule.text(2).as_ref() == Some(&name)) {
             match outcome(rule.get(4).unwrap_or_default(), packet, has) {
-                Outcome::Accept => return true,
+                outcome if outcome == *wanted => return true,
                 Outcome::Call(chain) if !chains.contains(&chain) => chains.push(chain),
                 _ => {}
             }
@@ -109,52 +128,91 @@ fn may_accept(rules: &[Answer], base: &str, packet: &[Field], has: &mut Has) -> 
 }
 
 /// What a rule may do with the packet.
-enum Outcome {
+#[derive(Debug, PartialEq)]
+pub enum Outcome {
     Accept,
+    /// Give it another destination.
+    Translate,
     /// Jump to this chain, or go to it.
     Call(String),
     /// Drop it, leave the chain, or leave it to the next rule.
     Other,
 }
 
-fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
+pub fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
     const VERDICT: Option<u32> = Some(0);
-    // The register that the expression before has loaded, and the value if that is known.
-    let mut loaded: Option<(u32, Vec<u8>)> = None;
+    // `NFT_CMP_*`.
+    const COMPARE: [fn(Ordering) -> bool; 6] = [
+        Ordering::is_eq,
+        Ordering::is_ne,
+        Ordering::is_lt,
+        Ordering::is_le,
+        Ordering::is_gt,
+        Ordering::is_ge,
+    ];
+    // The registers that were loaded, and the values that are known.
+    let mut loaded: Vec<(Option<u32>, Option<Vec<u8>>)> = Vec::new();
     for (_, expression) in Attributes(expressions).iter() {
         let expression = Attributes(expression);
         let (name, data) = (expression.text(1).unwrap_or_default(), expression.nested(2));
         let number = |kind| data.number_be(kind);
         let constant = |kind| Some(data.nested(kind).get(1)?.to_vec());
-        let before = loaded.take();
-        let value = |from| Some(before.filter(|(register, _)| number(from) == Some(*register))?.1);
+        let last = loaded.last().filter(|(register, _)| *register == number(1));
+        let value = last.and_then(|(_, value)| value.as_ref());
         let matches = match (name.as_str(), data.text(1).unwrap_or_default().as_str()) {
-            ("meta" | "ct", _) => {
-                let is_it = |(kind, key, _): &&Field| *kind == name && Some(*key) == number(2);
+            ("meta" | "ct" | "payload", _) => {
+                let key = number(2).map(|key| payload(key, number(3).unwrap_or_default()));
+                let is_it = |(kind, own, _): &&Field| *kind == name && Some(*own) == key;
                 let known = packet.iter().find(is_it).map(|(.., value)| value.clone());
-                loaded = number(1).zip(known);
+                loaded.push((number(1), known));
                 None
             }
-            ("bitwise", _) if number(6).unwrap_or_default() == 0 => {
+            ("bitwise", _) => {
                 let [mask, xor] = [4, 5].map(|kind| constant(kind).unwrap_or_default());
-                let bits = |((value, mask), xor)| value & mask ^ xor;
-                let masked = value(1).map(|value| value.into_iter().zip(mask).zip(xor).map(bits));
-                loaded = number(2).zip(masked.map(Iterator::collect));
+                let bits = |((value, mask), xor): ((&u8, u8), u8)| value & mask ^ xor;
+                let masked = value.filter(|_| number(6).unwrap_or_default() == 0);
+                let masked =
+                    masked.map(|value| value.iter().zip(mask).zip(xor).map(bits).collect());
+                loaded = vec![(number(2), masked)];
                 None
             }
-            ("cmp", _) => {
-                let how = number(2).filter(|how| *how <= 1);
-                let equal = value(1).zip(constant(3)).map(|(value, to)| value.starts_with(&to));
-                equal.zip(how).map(|(equal, how)| equal == (how == 0))
+            ("cmp", _) => value.zip(constant(3)).and_then(|(value, to)| {
+                let compare = COMPARE.get(usize::try_from(number(2)?).ok()?)?;
+                Some(compare(value.get(..to.len())?.cmp(&to)))
+            }),
+            ("range", _) => {
+                value.zip(constant(3).zip(constant(4))).and_then(|(value, (low, high))| {
+                    let value = value.get(..low.len())?;
+                    Some((&low[..]..=&high[..]).contains(&value) == (number(2) == Some(0)))
+                })
             }
             ("lookup", set) => {
-                let found = value(2).and_then(|key| has(set, key));
+                let from = loaded.iter().rposition(|(register, _)| *register == number(2));
+                let parts = from.map(|from| loaded.split_off(from)).unwrap_or_default();
+                // Beside others, each part of a key fills whole registers.
+                let whole = if parts.len() == 1 { 1 } else { 4 };
+                let parts = parts.into_iter().map(|(_, part)| {
+                    let mut part = part?;
+                    part.resize(part.len().next_multiple_of(whole), 0);
+                    Some(part)
+                });
+                let key = parts.collect::<Option<Vec<_>>>().filter(|key| !key.is_empty());
+                let found = key.and_then(|key| has(set, key.concat()));
+                loaded.clear();
                 if number(3) == VERDICT && found != Some(false) {
                     return Outcome::Accept;
                 }
                 found.map(|found| found == (number(5).unwrap_or_default() == 0))
             }
             ("match", "conntrack") => is_new(data.get(3).unwrap_or_default()),
+            ("match", protocol @ ("tcp" | "udp")) => {
+                let is_port = |(kind, key, _): &&Field| (*kind, *key) == ("payload", DPORT);
+                let port = packet.iter().find(is_port);
+                port.and_then(|(.., port)| is_to(port, protocol, data.get(3).unwrap_or_default()))
+            }
+            ("redir", _) | ("target", "DNAT" | "REDIRECT") => return Outcome::Translate,
+            // `NFT_NAT_DNAT`.
+            ("nat", _) if number(1) == Some(1) => return Outcome::Translate,
             ("immediate", _) if number(1) == VERDICT => {
                 let data = data.nested(2);
                 let verdict = data.nested(2);
@@ -167,7 +225,10 @@ fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
             }
             ("target", "LOG" | "REJECT") => None,
             ("target" | "queue", _) => return Outcome::Accept,
-            _ => None,
+            _ => {
+                loaded.clear();
+                None
+            }
         };
         if matches == Some(false) {
             return Outcome::Other;
@@ -183,6 +244,14 @@ fn is_new(info: &[u8]) -> Option<bool> {
     let (compares_state, inverted, states) = (word(146)? & 1, word(148)? & 1, word(150)?);
     let matches = (u32::from(states) & NEW != 0) == (inverted == 0);
     Some(matches || compares_state == 0)
+}
+
+/// iptables' `-m tcp --dport` (`struct xt_tcp`, `struct xt_udp`, `linux/netfilter/xt_tcpudp.h`).
+fn is_to(port: &[u8], protocol: &str, info: &[u8]) -> Option<bool> {
+    let word = |at: usize| info.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes);
+    let port = u16::from_be_bytes(*port.first_chunk()?);
+    let inverted = info.get(if protocol == "tcp" { 11 } else { 8 })? & 2 != 0;
+    Some((word(4)?..=word(6)?).contains(&port) != inverted)
 }
 
 /// What the fuzz targets check here.

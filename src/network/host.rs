@@ -8,6 +8,7 @@ use caps::Capability;
 use nix::errno::Errno;
 
 use super::lease::{index_of, is_of_a_lease};
+use crate::firewall::dnat::Nat;
 use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::link::{self, By, Kind, Link};
 use crate::kernel::netlink::{self, Netlink};
@@ -23,6 +24,8 @@ pub struct Host<'a> {
     pub netlink: Netlink,
     /// Opened when it is needed first.
     ruleset: Option<Ruleset>,
+    /// The tables of others that have NAT, read when they are needed first.
+    pub others_nat: Option<Vec<Nat>>,
     privilege: &'a Privilege,
     /// Checks that the policy still grants what this run does. Some runs need no grant.
     pub policy: Option<&'a dyn Fn() -> Result<()>>,
@@ -35,7 +38,7 @@ impl Host<'_> {
         // The kernel asks for the capability at a socket's opening as well as at each request.
         let _raised = privilege.raise(Capability::CAP_NET_ADMIN)?;
         let netlink = Netlink::open().map_err(Failed::netlink("opening a netlink socket"))?;
-        Ok(Host { netlink, ruleset: None, privilege, policy: None, whole: None })
+        Ok(Host { netlink, ruleset: None, others_nat: None, privilege, policy: None, whole: None })
     }
 
     /// Checks that the policy is still the one that this run has read.

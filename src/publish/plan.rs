@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::PORTS;
 use super::encode;
+use crate::firewall::dnat;
 use crate::kernel::link::By;
 use crate::kernel::nftables::Element;
 use crate::kernel::sock_diag::Places;
@@ -162,6 +163,7 @@ impl Lookup for Ports<'_, '_> {
             return Ok(There::Taken(Failed::PortInUse(*mapping)));
         }
         let places = self.conflicting(mapping)?;
+        let addresses: Vec<_> = places.iter().flatten().copied().collect();
         let found = self.host.ruleset("reading it", |ruleset| {
             let key = |host_ip| encode::key(&Mapping { host_ip, ..*mapping });
             let mut look = |host_ip| ruleset.element(&PORTS, key(host_ip)).transpose();
@@ -178,7 +180,10 @@ impl Lookup for Ports<'_, '_> {
                 None => there = There::Stale,
             }
         }
-        Ok(there)
+        Ok(match dnat::taker(self.host, mapping, &addresses)? {
+            Some(rule) => There::Taken(Failed::PortTranslated(*mapping, rule)),
+            None => there,
+        })
     }
 
     fn given(&mut self, mapping: &Mapping) -> Result<Vec<u16>> {

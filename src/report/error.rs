@@ -252,6 +252,11 @@ pub enum Failed {
          -wait for that container to end", port = .0.host_port
     )]
     PortPublished(Mapping, Ipv4Addr),
+    #[error(
+        "-publish {0}: host port {port} is taken by DNAT of {1}; choose another port, or remove \
+         that rule", port = .0.host_port
+    )]
+    PortTranslated(Mapping, String),
     #[error("-publish: a container has {0} published ports at most; publish fewer")]
     ManyPorts(usize),
     #[error(

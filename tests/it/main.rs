@@ -16,6 +16,7 @@ mod caller;
 mod cgroups;
 mod check;
 mod delete;
+mod dnat;
 mod dns;
 mod double_fetch;
 mod failed;

@@ -171,6 +171,7 @@ fn a_firewall_that_accepts_other_interfaces_alone_is_found() {
             "iifname docker0 oifname eth0 accept; meta nfproto ipv6 accept; icmp type 8 accept",
             "iifname eth0 oifname brg0 accept; udp dport 53 accept",
             "oifname { docker0, brg0 } accept; oif lo accept; oifname \"br*\" accept",
+            "iifname . oifname { docker0 . eth0, eth0 . brg0 } accept",
         ],
     );
 }
@@ -216,7 +217,7 @@ fn what_cannot_be_told_is_no_finding() {
         &[
             "ip saddr 192.168.0.0/16 accept",
             "meta mark 7 accept",
-            "iifname . oifname { docker0 . eth0 } accept",
+            "iifname . ip saddr { docker0 . 10.0.0.1 } accept",
             "fib daddr type local accept",
             "tcp dport vmap { 80 : accept }",
         ],

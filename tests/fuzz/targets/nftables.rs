@@ -4,7 +4,7 @@
 
 use netsetgo::fuzzing::nftables::look;
 use netsetgo::fuzzing::one_line;
-use netsetgo::fuzzing::{others, publish};
+use netsetgo::fuzzing::{dnat, others, publish};
 
 netsetgo_fuzz::target!(check);
 
@@ -12,5 +12,6 @@ fn check(bytes: &[u8]) {
     let Some(seen) = look(bytes, publish::map(bytes)) else { return };
     publish::check(&seen);
     others::check(&seen);
+    dnat::check(&seen);
     seen.error.map(|error| one_line(error, bytes.len()));
 }

@@ -8,6 +8,7 @@ pub mod host;
 use std::fmt::Display;
 use std::str;
 
+pub use crate::firewall::dnat::fuzzing as dnat;
 pub use crate::firewall::others::fuzzing as others;
 pub use crate::inside::fuzzing as inside;
 pub use crate::kernel::nftables::fuzzing as nftables;

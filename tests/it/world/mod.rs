@@ -267,7 +267,8 @@ impl World {
     /// The host's ruleset, as nft lists it, without what remembers each address that was ever leased, and
     /// without what packets add.
     pub(crate) fn ruleset(&self) -> String {
-        self.sh(&format!("nft list ruleset | sed -E '{WITHOUT_MEMORY}'"))
+        // nft warns of the tables of iptables-nft.
+        self.sh(&format!("nft list ruleset 2>/dev/null | sed -E '{WITHOUT_MEMORY}'"))
     }
 
     /// Everything that a run may change, on the host and inside each container that still lives.
@@ -289,7 +290,7 @@ impl World {
     /// Does something that must change nothing, neither on the host nor inside a container.
     #[track_caller]
     pub(crate) fn unchanged<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.same_before_and_after(act, || self.sh("nft list ruleset"))
+        self.same_before_and_after(act, || self.sh("nft list ruleset 2>/dev/null"))
     }
 
     /// Does something that must change nothing, but that may have leased an address for a moment: the
