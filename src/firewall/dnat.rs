@@ -10,14 +10,22 @@ use std::net::Ipv4Addr;
 
 use super::NAME;
 use super::others::{DPORT, Field, Has, Outcome, has, outcome, payload, reaches};
+use crate::kernel::answer::Attributes;
 use crate::kernel::netlink::Error;
 use crate::kernel::nftables::{Answer, NFPROTO_INET, NFPROTO_IPV4, Ruleset, Table};
 use crate::network::Host;
 use crate::report::error::Result;
 use crate::request::ports::Mapping;
 
-/// A table of others with NAT: its family, its name and its rules.
-pub type Nat = (u8, String, Vec<Answer>);
+/// A table of others with NAT.
+pub struct Nat {
+    family: u8,
+    name: String,
+    rules: Vec<Answer>,
+    /// The only port that each rule is for, if there is one: with thousands of rules, most are passed over
+    /// by this.
+    only: Vec<Option<u16>>,
+}
 
 /// Where the rule is that takes what is sent to this port of one of these addresses. The rules are read
 /// once in a run.
@@ -25,11 +33,14 @@ pub fn taker(host: &mut Host, to: &Mapping, addresses: &[Ipv4Addr]) -> Result<Op
     let known = host.others_nat.take();
     let (found, tables) = host.ruleset("reading the other tables", |ruleset| {
         let tables = known.map_or_else(|| read(ruleset), Ok)?;
-        let found = tables.iter().find_map(|(family, name, rules)| {
+        let found = tables.iter().find_map(|Nat { family, name, rules, only }| {
             let mut has = has(ruleset, Table { family: *family, name });
-            let rule = rules.iter().find(|rule| takes(rule, rules, to, addresses, &mut has))?;
+            let (rule, _) = rules.iter().zip(only).find(|(rule, only)| {
+                only.is_none_or(|only| only == to.host_port)
+                    && takes(rule, rules, to, addresses, &mut has)
+            })?;
             let family = if *family == NFPROTO_INET { "inet" } else { "ip" };
-            Some(format!("table {family} {name}, chain {}", rule.text(2).unwrap_or_default()))
+            Some(format!("table {family} {name}, chain {}", rule.name(2)))
         });
         Ok((found, tables))
     })?;
@@ -48,10 +59,26 @@ fn read(ruleset: &mut Ruleset) -> Result<Vec<Nat>, Error> {
         let table = Table { family, name: &name };
         if ruleset.has_table(table)? {
             let rules = ruleset.rules(table)?;
-            tables.push((family, name, rules));
+            let only = rules.iter().map(only_port).collect();
+            tables.push(Nat { family, name, rules, only });
         }
     }
     Ok(tables)
+}
+
+/// The port of a rule that compares the port with one.
+fn only_port(rule: &Answer) -> Option<u16> {
+    let mut is_port = false;
+    for (_, expression) in rule.nested(4).iter() {
+        let expression = Attributes(expression);
+        let (name, data) = (expression.name(1), expression.nested(2));
+        if is_port && name == "cmp" && data.number_be(2) == Some(0) {
+            return Some(u16::from_be_bytes(*data.nested(3).get(1)?.first_chunk()?));
+        }
+        let loads = |key| name == "payload" && data.number_be(key) == Some(2);
+        is_port = loads(2) && loads(3);
+    }
+    None
 }
 
 /// Whether a rule takes this port, or a chain of these rules that it calls.
@@ -70,16 +97,16 @@ fn takes(
         return false;
     }
     addresses.iter().copied().map(Some).any(|ip| {
-        let takes = match end(to.host_port, ip, has) {
-            Outcome::Translate => true,
-            Outcome::Call(chain) => {
-                let packet = packet(to, to.host_port, ip);
-                reaches(rules, &chain, &packet, has, &Outcome::Translate)
-            }
-            _ => false,
-        };
         // A rule that compares the port passes by a packet for some other one.
-        takes && [0, u16::MAX].iter().any(|port| end(*port, ip, has) == Outcome::Other)
+        [0, u16::MAX].iter().any(|port| end(*port, ip, has) == Outcome::Other)
+            && match end(to.host_port, ip, has) {
+                Outcome::Translate => true,
+                Outcome::Call(chain) => {
+                    let packet = packet(to, to.host_port, ip);
+                    reaches(rules, &chain, &packet, has, &Outcome::Translate)
+                }
+                _ => false,
+            }
     })
 }
 
@@ -162,7 +189,9 @@ mod tests {
         let to = port.parse::<Publication>().unwrap().0[0];
         let addresses =
             to.host_ip.map_or(vec![Ipv4Addr::LOCALHOST, [10, 1, 2, 3].into()], |ip| vec![ip]);
-        takes(&rules[0], rules, &to, &addresses, &mut |_, asked| Some(asked == key))
+        let takes = takes(&rules[0], rules, &to, &addresses, &mut |_, asked| Some(asked == key));
+        assert!(!takes || only_port(&rules[0]).is_none_or(|only| only == to.host_port));
+        takes
     }
 
     #[track_caller]

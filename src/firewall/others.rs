@@ -116,7 +116,7 @@ pub fn reaches(
     let mut walked = 0;
     while let Some(name) = chains.get(walked).cloned() {
         walked += 1;
-        for rule in rules.iter().filter(|rule| rule.text(2).as_ref() == Some(&name)) {
+        for rule in rules.iter().filter(|rule| rule.name(2) == name) {
             match outcome(rule.get(4).unwrap_or_default(), packet, has) {
                 outcome if outcome == *wanted => return true,
                 Outcome::Call(chain) if !chains.contains(&chain) => chains.push(chain),
@@ -154,12 +154,12 @@ pub fn outcome(expressions: &[u8], packet: &[Field], has: &mut Has) -> Outcome {
     let mut loaded: Vec<(Option<u32>, Option<Vec<u8>>)> = Vec::new();
     for (_, expression) in Attributes(expressions).iter() {
         let expression = Attributes(expression);
-        let (name, data) = (expression.text(1).unwrap_or_default(), expression.nested(2));
+        let (name, data) = (expression.name(1), expression.nested(2));
         let number = |kind| data.number_be(kind);
         let constant = |kind| Some(data.nested(kind).get(1)?.to_vec());
         let last = loaded.last().filter(|(register, _)| *register == number(1));
         let value = last.and_then(|(_, value)| value.as_ref());
-        let matches = match (name.as_str(), data.text(1).unwrap_or_default().as_str()) {
+        let matches = match (name, data.name(1)) {
             ("meta" | "ct" | "payload", _) => {
                 let key = number(2).map(|key| payload(key, number(3).unwrap_or_default()));
                 let is_it = |(kind, own, _): &&Field| *kind == name && Some(*own) == key;

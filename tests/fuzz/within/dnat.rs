@@ -11,6 +11,7 @@ pub fn check(seen: &Seen) {
         Mapping { host_port: 8080, container_port: 80, protocol: Protocol::Tcp, host_ip: None };
     let addresses = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 0, 2, 1)];
     for rule in &seen.rules {
+        only_port(rule);
         for answer in [None, Some(false), Some(true)] {
             let takes = |addresses: &[Ipv4Addr]| {
                 takes(rule, &seen.rules, &to, addresses, &mut |_, _| answer)
