@@ -245,6 +245,14 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_for_one_port_is_passed_over_for_others() {
+        let only = |how| only_port(&rule("a", &[dport(), cmp(how, &[31, 144])]));
+        assert_eq!((only(0), only(1), only(5)), (Some(8080), None, None));
+        let sport = load("payload", &[(1, 1), (2, 2), (3, 0), (4, 2)]);
+        assert_eq!(only_port(&rule("a", &[sport, cmp(0, &[31, 144])])), None);
+    }
+
+    #[test]
     fn protocol_and_address_count_if_they_are_compared() {
         let redir = || load("redir", &[]);
         let port = || [dport(), cmp(0, &[0, 80]), redir()].concat();

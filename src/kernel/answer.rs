@@ -123,6 +123,9 @@ mod tests {
         assert_eq!(answer.text(2).as_deref(), Some("ab"));
         assert_eq!((answer.get(3), answer.get(4)), (Some(&[][..]), None));
         assert!(parse(&[1, 2, 3]).is_err());
+        // The kernel marks some that consist of others.
+        let marked = [nla(8, 5 | 1 << 15), nla(4, 6)].concat();
+        assert_eq!(Attributes(marked).nested(5).get(6), Some(&[][..]));
         // What is cut short or makes no sense ends the list.
         for end in 4..attributes.len() {
             assert!(Attributes(&attributes[..end]).iter().count() < 3);
