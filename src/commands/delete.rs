@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::inside::Inside;
 use crate::kernel::link::{self, By, Link};
 use crate::network::Host;
-use crate::network::lease::{self, Wanted, ip_of, user_of};
+use crate::network::lease::{self, Wanted, holder_of, ip_of};
 use crate::privilege::caller::Caller;
 use crate::privilege::capability;
 use crate::publish;
@@ -89,9 +89,9 @@ fn by_the_host(caller: &Caller, held: &Held, trail: &Trail) -> Result<()> {
     capability::give_up_all()
 }
 
-/// Whether this host end is the user's. Only root can give one another name than its user's.
+/// Whether this host end is the user's.
 pub fn is_of(user: u32, link: &Link) -> bool {
-    user_of(&link.name).unwrap_or_default() == user
+    holder_of(&link.name) == user
 }
 
 /// Takes those of `all` host ends out that are meant: what leads there, and then the veth pair. It is

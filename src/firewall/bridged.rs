@@ -39,9 +39,13 @@ fn longer_than(length: u32) -> u32 {
     !((length + 1).next_power_of_two() - 1)
 }
 
+fn bridged_ipv4() -> Statement {
+    is(PROTOCOL, &ether_type(ETH_P_IP))
+}
+
 /// From an address that belongs to the bridge port.
 fn from_own_address() -> Statement {
-    [is(PROTOCOL, &ether_type(ETH_P_IP)), leased(ETHER_SADDR, SADDR)].concat()
+    [bridged_ipv4(), leased(ETHER_SADDR, SADDR)].concat()
 }
 
 const fn ether_type(number: i32) -> [u8; 2] {
@@ -51,8 +55,7 @@ const fn ether_type(number: i32) -> [u8; 2] {
 #[rustfmt::skip]
 pub const NOT_BY_WAY_OF_THE_HOST: [Rules; 2] = [
     rule(&SENT_IPV4, "to another container, but by the host's Ethernet address: isolation would not see it",
-        |_| [is(PKTTYPE, &[TO_THIS_HOST]), is(PROTOCOL, &ether_type(ETH_P_IP)),
-            within(&[DADDR], &ADDRESSES), drop()].concat()),
+        |_| [is(PKTTYPE, &[TO_THIS_HOST]), bridged_ipv4(), within(&[DADDR], &ADDRESSES), drop()].concat()),
     rule(&PASSED_ON, "to the host, which sent it to a published port (bridge-nf-call-iptables)",
         |_| [is(PKTTYPE, &[TO_THIS_HOST]), accept()].concat()),
 ];

@@ -35,21 +35,20 @@ impl Forwarding {
     }
 }
 
-/// Switches forwarding on where it is off. It is read right before it is written, so that a value that
-/// the admin has written meanwhile stays.
+/// Switches forwarding on where it is off.
 pub fn switch_on(host: &Host) -> Result<()> {
-    match Forwarding::read()? {
-        Forwarding::Off => host.set_switch(IP_FORWARD, "2"),
-        Forwarding::Ours | Forwarding::Others => Ok(()),
-    }
+    replace(host, Forwarding::Off, "2")
 }
 
 /// Writes the admin's 1 again, over which a run has written.
 pub fn restore(host: &Host) -> Result<()> {
-    match Forwarding::read()? {
-        Forwarding::Ours => host.set_switch(IP_FORWARD, "1"),
-        Forwarding::Off | Forwarding::Others => Ok(()),
-    }
+    replace(host, Forwarding::Ours, "1")
+}
+
+/// Writes the switch, if it is at `from`. It is read right before, so that a value that the admin has
+/// written meanwhile stays.
+fn replace(host: &Host, from: Forwarding, to: &str) -> Result<()> {
+    if Forwarding::read()? == from { host.set_switch(IP_FORWARD, to) } else { Ok(()) }
 }
 
 /// Lets packets from 127.0.0.1 out of `bridge`, and the answers in: for ports that are published there.

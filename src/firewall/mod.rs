@@ -28,7 +28,7 @@ pub use self::transaction::{Step, optimistic, optimistic_mending};
 pub use self::verify::Seen;
 use crate::kernel::link::{By, Link};
 use crate::kernel::nftables::{Batch, Element};
-use crate::network::lease::{address_of, user_of};
+use crate::network::lease::{address_of, holder_of, user_of};
 use crate::network::pool::Pool;
 use crate::network::take::TRIES;
 use crate::network::{Host, bridge, owner};
@@ -205,14 +205,10 @@ fn add_network(batch: &mut Batch, grant: &Grant, subnets: &[Cidr]) {
 /// addresses is not known any more. An address whose bridge port is closed may not have been claimed yet.
 fn owners(host: &mut Host, grant: &Grant, remembers: bool, leases: &[Link]) -> Result<Vec<Owner>> {
     if remembers {
-        let owner = |element: &Element| Some((element.ipv4()?, owner::uid(element)?));
-        return Ok(host.elements(&OWNERS)?.iter().filter_map(owner).collect());
+        return Ok(owner::all(host)?.into_iter().collect());
     }
-    let owner = |link: &Link| {
-        let address = address_of(link.index, grant.address)?;
-        // Only root can give a host end another name.
-        Some((address.ip, user_of(&link.name).unwrap_or_default()))
-    };
+    let owner =
+        |link: &Link| Some((address_of(link.index, grant.address)?.ip, holder_of(&link.name)));
     let living = leases.iter().filter(|link| link.up).filter_map(owner);
     Ok(living.chain([(grant.address.ip, 0)]).collect())
 }

@@ -14,8 +14,9 @@ use crate::request::ports::Protocol;
 
 /// The host's ports that containers send from. A remote host sends its answers there, and the kernel
 /// hands them to the container that began the flow. A container that could choose any port would so
-/// receive what remote clients send to a published port, or to a program of the host. These are the ports
-/// that programs in a container send from (`ip_local_port_range`), so they mostly stay as they are.
+/// receive what remote clients send to a published port, or to a program of the host. At these ports it
+/// still can (docs/security.md). They are the ports that programs in a container send from
+/// (`ip_local_port_range`), so they mostly stay as they are.
 const CLIENT_PORTS: RangeInclusive<u16> = 32768..=60999;
 
 /// Protocols with ports that NAT knows (RFC 9260, RFC 3828, RFC 4340).
@@ -76,15 +77,14 @@ fn from_container() -> Statement {
     [none_of(CT_STATUS, CONFIRMED), within(&[IIFNAME], &BRIDGES)].concat()
 }
 
+/// From a container to another network.
+fn to_elsewhere() -> Statement {
+    [within(&[IIFNAME], &BRIDGES), not_within(&[OIFNAME], &BRIDGES)].concat()
+}
+
 /// Containers have the host's address on other networks, and one of its ports that are for clients.
 fn behind_host(number: u8) -> Statement {
-    [
-        within(&[IIFNAME], &BRIDGES),
-        not_within(&[OIFNAME], &BRIDGES),
-        is(L4PROTO, &[number]),
-        masquerade_to(CLIENT_PORTS),
-    ]
-    .concat()
+    [to_elsewhere(), is(L4PROTO, &[number]), masquerade_to(CLIENT_PORTS)].concat()
 }
 
 #[rustfmt::skip] // A rule in two lines: it is read as nft lists it.
@@ -178,7 +178,7 @@ pub const NAT: [Rules; 15] = [
     rule(&BEHIND_HOST, "containers have the host's address outside (dccp)",
         |_| behind_host(DCCP)),
     rule(&BEHIND_HOST, "containers have the host's address outside (without ports)",
-        |_| [within(&[IIFNAME], &BRIDGES), not_within(&[OIFNAME], &BRIDGES), masquerade()].concat()),
+        |_| [to_elsewhere(), masquerade()].concat()),
     rule(&BEHIND_HOST, "from container to published port: the answer has to come back through the host",
         |_| [within(&[OIFNAME], &BRIDGES), ipv4(), within(&[DADDR], &PUBLISHING),
             any_of(CT_STATUS, DNAT), ipv4(), within(&[SADDR], &SUBNETS), masquerade()].concat()),

@@ -57,6 +57,11 @@ pub fn user_of(name: &str) -> Option<u32> {
     uid.parse().ok().filter(|owner: &u32| is_slot && owner.to_string() == uid)
 }
 
+/// The uid of the user whose host end has this name. Only root can give one another name.
+pub fn holder_of(name: &str) -> u32 {
+    user_of(name).unwrap_or_default()
+}
+
 /// Whether `link` is a host end, by its kind and its group.
 pub fn is_of_a_lease(link: &Link) -> bool {
     link.kind == Some(Kind::Veth) && link.group & GROUP_MARK != 0
@@ -82,9 +87,9 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The uid of the user whose lease it is. Only root can give a host end another name.
+    /// The uid of the user whose lease it is.
     pub fn user(&self) -> u32 {
-        user_of(self.host_end.as_str()).unwrap_or_default()
+        holder_of(self.host_end.as_str())
     }
 }
 

@@ -21,8 +21,14 @@ pub fn last_user(host: &mut Host, ip: Ipv4Addr) -> Result<Option<u32>> {
     Ok(host.element(&OWNERS, ip.octets().into())?.as_ref().and_then(uid))
 }
 
+/// The users of all addresses that had one since then.
+pub fn all(host: &mut Host) -> Result<HashMap<Ipv4Addr, u32>> {
+    let owner = |element: &Element| Some((element.ipv4()?, uid(element)?));
+    Ok(host.elements(&OWNERS)?.iter().filter_map(owner).collect())
+}
+
 /// The uid in an element of the map `owners`.
-pub fn uid(element: &Element) -> Option<u32> {
+fn uid(element: &Element) -> Option<u32> {
     element.value.first_chunk().copied().map(u32::from_ne_bytes)
 }
 
@@ -34,9 +40,8 @@ pub struct History {
 
 impl History {
     pub fn read(host: &mut Host) -> Result<History> {
-        let owner = |element: &Element| Some((element.ipv4()?, uid(element)?));
         Ok(History {
-            owners: host.elements(&OWNERS)?.iter().filter_map(owner).collect(),
+            owners: all(host)?,
             publishing: host.elements(&PUBLISHING)?.iter().filter_map(Element::ipv4).collect(),
         })
     }
@@ -99,7 +104,7 @@ pub fn claim(host: &mut Host, wanted: &Wanted, lease: &Lease, bridge: u32) -> Re
 /// there are links in the quota. Each address may have a number of flows, and these last for days. A user
 /// gets so many addresses only by asking for them one by one.
 fn forget_flows_of_many(host: &mut Host, grant: &Grant, uid: u32) -> Result<()> {
-    let mut owners = History::read(host)?.owners;
+    let mut owners = all(host)?;
     owners.retain(|_, owner| *owner == uid);
     let many = u32::try_from(owners.len()).is_ok_and(|count| count > grant.links);
     if many { host.forget_flows_of_free(|ip| owners.contains_key(&ip)) } else { Ok(()) }

@@ -34,7 +34,7 @@ const OPTIONS: [Row; 24] = [
     ("netns", "PATH", TARGET, "attach the network namespace of a file (ip netns, a bind mount)"),
     ("bridgeName", "NAME", EITHER, "the host's bridge (brg0, or the policy's)"),
     ("bridgeAddress", "A/P", EITHER, "its address and subnet (10.10.10.1/24, or the policy's)"),
-    ("containerAddress", "A/P", HOOK, "the container's address (the lowest free one)"),
+    ("containerAddress", "A/P", HOOK, "the container's address (a free one)"),
     ("vethNamePrefix", "P", EITHER, "name the container's end P1 and, as root, the host's P0"),
     ("ifname", "NAME", EITHER, "the name of the container's end (veth1)"),
     ("mtu", "N", HOOK, "the MTU of the container's end (the bridge's)"),
